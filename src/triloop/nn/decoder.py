@@ -1,0 +1,357 @@
+"""One decoder for the Llama family: Llama, Qwen2, Qwen3, Mistral, SmolLM shapes.
+
+Three ways through the same weights:
+
+- ``packed``  training and scoring: all sequences end to end in one [tokens, hidden] matrix, no padding outside attention;
+- ``prefill`` prompts, right-padded, into a key-value cache;
+- ``decode``  one token for every row of a cache.
+
+Projections that read the same input are one matrix (``qkv``, ``gate_up``): fewer, larger products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from triloop.errors import ModelError
+from triloop.nn.rope import rope_frequencies, rotate
+
+__all__ = ["Decoder", "DecoderConfig", "KVCache", "Layer", "Packing", "RMSNorm", "packing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a decoder, in the words of Hugging Face configs."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: Mapping[str, Any] | None = None
+    max_positions: int = 2048
+    tie_embeddings: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMS norm of each query and key head before rotation (Qwen3)."""
+    sliding_window: int | None = None
+    """Keys further back than this are not seen, in the layers of ``sliding_layers``."""
+    sliding_layers: tuple[int, ...] = ()
+    nope_layers: tuple[int, ...] = ()
+    """Layers without rotary embedding (SmolLM3)."""
+    model_type: str = "llama"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The config.json this came from, kept so that writing loses nothing."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ModelError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ModelError(f"head_dim {self.head_dim} is odd; rotary embedding needs an even one")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, biases and norms included."""
+        h, d = self.hidden_size, self.head_dim
+        qkv = (self.num_heads + 2 * self.num_kv_heads) * d
+        layer = h * qkv + self.num_heads * d * h + 3 * h * self.intermediate_size + 2 * h
+        layer += qkv * self.qkv_bias + h * self.out_bias + (2 * self.intermediate_size + h) * self.mlp_bias
+        layer += 2 * d * self.qk_norm
+        return self.num_layers * layer + self.vocab_size * h * (1 if self.tie_embeddings else 2) + h
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where each packed token sits. Sequences lie end to end: token ``n`` of the pack is position ``positions[n]``."""
+
+    lengths: tuple[int, ...]
+    positions: Int[Tensor, " tokens"]
+    slots: Int[Tensor, " tokens"]
+    """Index of each token in the flattened, right-padded [sequences * longest] layout used by attention."""
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+def packing(lengths: list[int], device: torch.device | str = "cpu") -> Packing:
+    """Layout of sequences of these lengths (tokens, each at least 1)."""
+    longest = max(lengths)
+    counts = torch.tensor(lengths)
+    row = torch.repeat_interleave(torch.arange(len(lengths)), counts)
+    first = torch.cumsum(counts, 0) - counts
+    positions = torch.arange(int(counts.sum())) - first[row]
+    return Packing(tuple(lengths), positions.to(device), (row * longest + positions).to(device))
+
+
+class _Pad(torch.autograd.Function):
+    """[tokens, width] -> [slots, width], zero where no token sits. Its gradient is a plain gather."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slots: Tensor, total: int) -> Tensor:
+        ctx.save_for_backward(slots)
+        return x.new_zeros(total, x.shape[1]).index_copy_(0, slots, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slots,) = ctx.saved_tensors
+        return grad.index_select(0, slots), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """[slots, width] -> [tokens, width]. Its gradient is a plain scatter: every slot is read at most once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.total = x.shape[0]
+        return x.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slots,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.total, grad.shape[1]).index_copy_(0, slots, grad), None
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, in fp32 (Zhang and Sennrich, arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return self.weight.to(x.dtype) * F.rms_norm(x.float(), (x.shape[-1],), None, self.eps).to(x.dtype)
+
+
+class KVCache:
+    """Keys and values of ``rows`` sequences of up to ``length`` positions; rows are reused as sequences finish.
+
+    Keys are stored [rows, kv_heads, head_dim, length] so that a decode step reads them as a matrix without a copy.
+    ``bias`` [rows, length] is 0 where a row has a key and -inf where it has none.
+    """
+
+    def __init__(self, config: DecoderConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        heads, dim = config.num_kv_heads, config.head_dim
+        self.length = length
+        self.keys = [torch.zeros(rows, heads, dim, length, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [
+            torch.zeros(rows, heads, length, dim, dtype=dtype, device=device) for _ in range(config.num_layers)
+        ]
+        self.bias = torch.full((rows, length), float("-inf"), dtype=dtype, device=device)
+        self.every_row = torch.arange(rows, device=device)
+
+    @property
+    def rows(self) -> int:
+        return self.bias.shape[0]
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop every row but these, in this order."""
+        self.keys = [k.index_select(0, rows) for k in self.keys]
+        self.values = [v.index_select(0, rows) for v in self.values]
+        self.bias = self.bias.index_select(0, rows)
+        self.every_row = self.every_row[: len(rows)]
+
+    def place(self, rows: Int[Tensor, " new"], source: Int[Tensor, " new"], prompts: KVCache) -> None:
+        """Copy prompt ``source[i]`` of ``prompts`` into row ``rows[i]``."""
+        span = prompts.length
+        for mine, theirs in zip(self.keys, prompts.keys, strict=True):
+            mine[rows, :, :, :span] = theirs.index_select(0, source)
+        for mine, theirs in zip(self.values, prompts.values, strict=True):
+            mine[rows, :, :span] = theirs.index_select(0, source)
+        self.bias[rows] = float("-inf")
+        self.bias[rows, :span] = prompts.bias.index_select(0, source)
+
+
+class Layer(nn.Module):
+    """Attention and gated MLP, each behind a norm and a residual."""
+
+    def __init__(self, config: DecoderConfig, index: int) -> None:
+        super().__init__()
+        c = config
+        self.heads, self.kv_heads, self.dim = c.num_heads, c.num_kv_heads, c.head_dim
+        self.rotary = index not in c.nope_layers
+        self.window = c.sliding_window if index in c.sliding_layers else None
+        self.norm1 = RMSNorm(c.hidden_size, c.norm_eps)
+        self.qkv = nn.Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.qkv_bias)
+        self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.out = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
+        self.norm2 = RMSNorm(c.hidden_size, c.norm_eps)
+        self.gate_up = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
+        self.down = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated queries and keys together [n, heads + kv_heads, dim], and values [n, kv_heads, dim]."""
+        joint = self.qkv(self.norm1(x)).view(x.shape[0], -1, self.dim)
+        qk, v = joint.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = torch.cat((self.q_norm(qk[:, : self.heads]), self.k_norm(qk[:, self.heads :])), dim=1)
+        return (rotate(qk, cos, sin) if self.rotary else qk), v
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm, output head (tied or not), and optionally a value head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([Layer(config, i) for i in range(config.num_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.value_head: nn.Linear | None = None
+        # Not a buffer: rounded to bf16 with the weights, angles of far positions would be off by whole turns.
+        self.inverse_frequency, self.rope_scale = rope_frequencies(
+            config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
+        )
+
+    def initialise(self, seed: int, std: float = 0.02) -> Decoder:
+        """Fresh weights: normal(0, std); projections back into the residual stream scaled by 1/sqrt(2 layers)."""
+        g = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if p.ndim < 2:
+                    p.fill_(0.0 if name.endswith("bias") else 1.0)
+                    continue
+                deep = name.endswith(("out.weight", "down.weight"))
+                p.normal_(0.0, std / (2 * self.config.num_layers) ** 0.5 if deep else std, generator=g)
+        return self
+
+    def add_value_head(self) -> None:
+        """One linear value per position, starting at zero."""
+        self.value_head = nn.Linear(self.config.hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def output_weight(self) -> Float[Tensor, "vocab hidden"]:
+        return self.embed.weight if self.head is None else self.head.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    def _angles(self, positions: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+        """cos and signed sin [n, 1, head_dim], in the decoder's dtype."""
+        angle = positions[:, None].float() * self.inverse_frequency.to(positions.device)[None, :]
+        cos, sin = angle.cos() * self.rope_scale, angle.sin() * self.rope_scale
+        return (
+            torch.cat((cos, cos), dim=-1)[:, None].to(self.dtype),
+            torch.cat((-sin, sin), dim=-1)[:, None].to(self.dtype),
+        )
+
+    def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
+        return F.linear(hidden, self.output_weight)
+
+    def packed(self, ids: Int[Tensor, " tokens"], where: Packing) -> Float[Tensor, "tokens hidden"]:
+        """Hidden states after the final norm of sequences laid end to end. Differentiable."""
+        x = self.embed(ids)
+        cos, sin = self._angles(where.positions)
+        for layer in self.layers:
+            qk, v = layer.project(x, cos, sin)
+            x = x + layer.out(_attend_packed(layer, qk, v, where))
+            x = x + layer.mlp(x)
+        return self.norm(x)
+
+    def logits_padded(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:
+        """Logits of right-padded sequences; what padding says is meaningless."""
+        batch, time = ids.shape
+        hidden = self.packed(ids.reshape(-1), packing([time] * batch, ids.device))
+        return self.logits(hidden).view(batch, time, -1)
+
+    @torch.no_grad()
+    def prefill(
+        self, ids: Int[Tensor, "prompts time"], lengths: Int[Tensor, " prompts"]
+    ) -> tuple[Float[Tensor, "prompts vocab"], KVCache]:
+        """Right-padded prompts -> logits after the last token of each, and their cache."""
+        prompts, time = ids.shape
+        where = packing([time] * prompts, ids.device)
+        cache = KVCache(self.config, prompts, time, self.dtype, self.device)
+        seen = torch.arange(time, device=ids.device)[None, :] < lengths[:, None]
+        cache.bias.masked_fill_(seen, 0.0)
+        x = self.embed(ids.reshape(-1))
+        cos, sin = self._angles(where.positions)
+        for i, layer in enumerate(self.layers):
+            qk, v = layer.project(x, cos, sin)
+            shape = (prompts, time, layer.kv_heads, layer.dim)
+            cache.keys[i].copy_(qk[:, layer.heads :].reshape(shape).permute(0, 2, 3, 1))
+            cache.values[i].copy_(v.reshape(shape).transpose(1, 2))
+            x = x + layer.out(_attend_packed(layer, qk, v, where))
+            x = x + layer.mlp(x)
+        last = torch.arange(prompts, device=ids.device) * time + lengths - 1
+        return self.logits(self.norm(x.index_select(0, last))), cache
+
+    @torch.no_grad()
+    def decode(
+        self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], cache: KVCache, span: int
+    ) -> Float[Tensor, "rows vocab"]:
+        """One step for every row of the cache: writes position ``positions[r]`` of row r, returns the next logits.
+
+        ``span`` is the largest position in use plus one: attention reads no further.
+        """
+        rows = cache.every_row
+        cache.bias[rows, positions] = 0.0
+        bias = cache.bias[:, None, None, :span]
+        cos, sin = self._angles(positions)
+        x = self.embed(tokens)
+        for i, layer in enumerate(self.layers):
+            qk, v = layer.project(x, cos, sin)
+            cache.keys[i][rows, :, :, positions] = qk[:, layer.heads :]
+            cache.values[i][rows, :, positions] = v
+            query = qk[:, : layer.heads].reshape(-1, layer.kv_heads, layer.heads // layer.kv_heads, layer.dim)
+            scores = torch.matmul(query * layer.dim**-0.5, cache.keys[i][..., :span]).add_(bias)
+            if layer.window is not None:
+                old = torch.arange(span, device=positions.device)[None, :] <= (positions - layer.window)[:, None]
+                scores.masked_fill_(old[:, None, None, :], float("-inf"))
+            mixed = torch.matmul(scores.softmax(-1), cache.values[i][:, :, :span])
+            x = x + layer.out(mixed.reshape(x.shape[0], -1))
+            x = x + layer.mlp(x)
+        return self.logits(self.norm(x))
+
+
+def _attend_packed(layer: Layer, qk: Tensor, v: Tensor, where: Packing) -> Float[Tensor, "tokens mixed"]:
+    """Causal attention within each sequence. Padding sits after the last real key, so the causal mask is enough."""
+    batch, time, tokens = len(where.lengths), where.longest, qk.shape[0]
+    joint = torch.cat((qk, v), dim=1).reshape(tokens, -1)
+    if tokens != batch * time:
+        joint = _Pad.apply(joint, where.slots, batch * time)
+    q, k, w = joint.view(batch, time, -1, layer.dim).transpose(1, 2).split(
+        (layer.heads, layer.kv_heads, layer.kv_heads), dim=1
+    )
+    mask = _window_mask(time, layer.window, q.device) if layer.window is not None and layer.window < time else None
+    mixed = F.scaled_dot_product_attention(
+        q, k, w, attn_mask=mask, is_causal=mask is None, enable_gqa=layer.heads != layer.kv_heads
+    )
+    mixed = mixed.transpose(1, 2).reshape(batch * time, -1)
+    return _Unpad.apply(mixed, where.slots) if tokens != batch * time else mixed
+
+
+def _window_mask(time: int, window: int, device: torch.device) -> Bool[Tensor, "time time"]:
+    i = torch.arange(time, device=device)
+    distance = i[:, None] - i[None, :]
+    return (distance >= 0) & (distance < window)
