@@ -1,0 +1,166 @@
+"""What the learner is given: ragged tokens, and one padded tensor per quantity over the completions' positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from triloop.errors import ConfigError
+from triloop.learn.reduction import Denominators
+
+__all__ = ["Batch", "TokenOutputs", "micro_batches", "minibatches", "pad", "supervised_batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenOutputs:
+    """What a forward pass says of each completion token, aligned with the batch; anything where its mask is false."""
+
+    logp: Float[Tensor, "batch time"]
+    """log p(token) in nats, at the temperature that it was sampled with."""
+    entropy: Float[Tensor, "batch time"] | None = None
+    """Entropy of the next-token distribution in nats. None where the backend saved itself the work."""
+    values: Float[Tensor, "batch time"] | None = None
+    """Value of the state in which the token was chosen. None without a value head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Rows are completions, the groups of a prompt together; columns their tokens, right-padded to the longest."""
+
+    prompt_tokens: list[list[int]]
+    tokens: list[list[int]]
+    mask: Bool[Tensor, "batch time"]
+    """True where the policy chose the token: not on padding, not on observations."""
+    advantage: Float[Tensor, "batch time"]
+    logp_old: Float[Tensor, "batch time"]
+    """Under the policy that ratios start from, nats."""
+    reward: Float[Tensor, " batch"]
+    """As judged, before shaping."""
+    positive: Bool[Tensor, " batch"]
+    """Whether the row counts as a success."""
+    success: Float[Tensor, " batch"]
+    """Share of successes in the row's group."""
+    denominators: Denominators
+    """Of the whole batch, including the rows that were left out because their gradient is zero."""
+    episode: list[int]
+    """Position of each row's episode in what the batch was built from."""
+    logp_ref: Float[Tensor, "batch time"] | None = None
+    values_old: Float[Tensor, "batch time"] | None = None
+    returns: Float[Tensor, "batch time"] | None = None
+    weight: Float[Tensor, "batch time"] | None = None
+    """Importance weight of the surrogate; None is 1 everywhere."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, index: Sequence[int]) -> Batch:
+        """Those rows, in that order, padded to the longest of them only. The denominators stay those of the whole."""
+        picked = list(index)
+        tokens = [self.tokens[i] for i in picked]
+        time = max((len(row) for row in tokens), default=0)
+
+        def cut(x: Tensor) -> Tensor:
+            return x[picked, :time]
+
+        def maybe(x: Tensor | None) -> Tensor | None:
+            return None if x is None else cut(x)
+
+        return Batch(
+            prompt_tokens=[self.prompt_tokens[i] for i in picked],
+            tokens=tokens,
+            mask=cut(self.mask),
+            advantage=cut(self.advantage),
+            logp_old=cut(self.logp_old),
+            reward=self.reward[picked],
+            positive=self.positive[picked],
+            success=self.success[picked],
+            denominators=self.denominators,
+            episode=[self.episode[i] for i in picked],
+            logp_ref=maybe(self.logp_ref),
+            values_old=maybe(self.values_old),
+            returns=maybe(self.returns),
+            weight=maybe(self.weight),
+        )
+
+    def token_count(self) -> int:
+        """Tokens that a forward pass without padding sees: prompts and completions."""
+        return sum(_row_size(self, i) for i in range(len(self)))
+
+
+def _row_size(batch: Batch, i: int) -> int:
+    return len(batch.prompt_tokens[i]) + len(batch.tokens[i])
+
+
+def micro_batches(batch: Batch, max_tokens: int) -> Iterator[Batch]:
+    """Consecutive rows, as many at a time as hold at most ``max_tokens`` tokens, prompts included.
+
+    Memory grows with tokens, not rows. A single row longer than that stands alone. Losses of the pieces, taken with
+    ``batch.denominators``, add up to the loss of the whole.
+    """
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens={max_tokens} of a micro-batch: expected at least 1")
+    start, held = 0, 0
+    for i in range(len(batch)):
+        size = _row_size(batch, i)
+        if i > start and held + size > max_tokens:
+            yield batch.rows(range(start, i))
+            start, held = i, 0
+        held += size
+    if start < len(batch):
+        yield batch.rows(range(start, len(batch)))
+
+
+def minibatches(batch: Batch, n: int, order: Sequence[int] | None = None) -> list[Batch]:
+    """``n`` parts of nearly equal size for ``n`` optimiser steps; fewer when there are fewer rows.
+
+    ``order`` is a permutation of the rows (default: as they stand). Each part's denominators are an equal share of the
+    whole's, so that the mean of the parts' gradients is the gradient of the whole, however the rows fall.
+    """
+    order = range(len(batch)) if order is None else order
+    if sorted(order) != list(range(len(batch))):
+        raise ConfigError(f"order of {len(order)} rows: expected a permutation of the batch's {len(batch)} rows")
+    n = max(1, min(n, len(batch)))
+    whole = batch.denominators
+    share = replace(whole, tokens=whole.tokens / n, sequences=whole.sequences / n)
+    cuts = [len(order) * k // n for k in range(n + 1)]
+    return [replace(batch.rows(order[a:b]), denominators=share) for a, b in pairwise(cuts)]
+
+
+def pad(
+    rows: Sequence[Any], time: int | None = None, *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "batch time"]:
+    """Ragged rows (lists, arrays or tensors of numbers) to one tensor, zeros to the right."""
+    width = max((len(row) for row in rows), default=0) if time is None else time
+    out = torch.zeros(len(rows), width, dtype=dtype)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = torch.as_tensor(row, dtype=dtype)
+    return out
+
+
+def supervised_batch(
+    prompt_tokens: Sequence[Sequence[int]],
+    tokens: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[bool]] | None = None,
+) -> Batch:
+    """Demonstrations as a batch for ``update.supervised_loss``: every completion token, or those under ``masks``."""
+    width = max((len(row) for row in tokens), default=0)
+    mask = pad([[1.0] * len(row) for row in tokens] if masks is None else masks, width) > 0
+    n = len(tokens)
+    return Batch(
+        prompt_tokens=[list(row) for row in prompt_tokens],
+        tokens=[list(row) for row in tokens],
+        mask=mask,
+        advantage=mask.float(),
+        logp_old=torch.zeros(n, width),
+        reward=torch.ones(n),
+        positive=torch.ones(n, dtype=torch.bool),
+        success=torch.ones(n),
+        denominators=Denominators(tokens=float(mask.sum()), sequences=float(n), max_tokens=max(1, width)),
+        episode=list(range(n)),
+    )
