@@ -1,0 +1,3 @@
+"""The command line. Floor 6."""
+
+__all__: list[str] = []

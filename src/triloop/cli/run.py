@@ -1,0 +1,176 @@
+"""``triloop run`` and ``triloop resume``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triloop.cli.screen import Screen
+from triloop.errors import GuardStop, Interrupted, TriloopError, UsageError
+
+if TYPE_CHECKING:
+    from triloop.loops.progress import Progress
+
+__all__ = ["add", "drive", "quiet_warnings", "resume", "run", "score"]
+
+_RUN = """Run a recipe, a configuration FILE.yaml, or FILE.py:FUNCTION that returns a RunConfig.
+`triloop run RECIPE --help` lists every setting with its value in that recipe."""
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    p = commands.add_parser(
+        "run",
+        help="run a recipe",
+        description=_RUN,
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, FILE.yaml, or FILE.py:FUNCTION")
+    p.add_argument("-h", "--help", action="store_true", help="this text, with every setting of the recipe")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; a new one under runs/ without it")
+    p.add_argument("--json", action="store_true", help="print one JSON object, nothing else, on standard output")
+    p.set_defaults(handler=run)
+
+    p = commands.add_parser("resume", help="go on with a run that was interrupted or killed", allow_abbrev=False)
+    p.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    p.add_argument("--rounds", type=int, metavar="N", help="another total of rounds than it was started with")
+    p.add_argument("--allow-changed", action="store_true", help="go on although threads, versions or settings differ")
+    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    p.set_defaults(handler=resume)
+
+
+def run(args: argparse.Namespace, screen: Screen) -> int:
+    """Start a run in a new folder."""
+    from triloop.cli import fields, targets
+
+    if args.help:
+        return _help(args, screen)
+    if args.recipe is None and not args.settings:
+        from triloop.recipes.table import RECIPES
+
+        raise UsageError(f"which recipe? Choose one of {', '.join(RECIPES)}; or give FILE.yaml or FILE.py:FUNCTION")
+    config = fields.apply(targets.load(args.recipe), args.settings)
+    folder = args.out if args.out is not None else targets.fresh_folder(config.recipe)
+    from triloop.loops.run import start
+
+    return drive(lambda progress: start(config, folder, progress), folder, screen)
+
+
+def resume(args: argparse.Namespace, screen: Screen) -> int:
+    """Go on from the last checkpoint."""
+    from triloop.store.folder import require_run
+
+    require_run(args.run)
+    if args.rounds is not None and args.rounds < 1:
+        raise UsageError(f"--rounds is {args.rounds}; expected at least 1")
+    from triloop.loops.run import resume as go_on
+
+    return drive(
+        lambda progress: go_on(args.run, progress, rounds=args.rounds, allow_changed=args.allow_changed),
+        args.run,
+        screen,
+    )
+
+
+def drive(work: Callable[[Progress], Mapping[str, Any]], folder: Path, screen: Screen) -> int:
+    """Do the work with its progress shown; then write the report and say how it ended, however it ended."""
+    from triloop.cli.watch import watcher
+
+    screen.folder = folder
+    error: TriloopError | None = None
+    summary: Mapping[str, Any] = {}
+    with watcher(screen) as progress, quiet_warnings():
+        try:
+            summary = work(progress)
+        except (GuardStop, Interrupted) as stopped:
+            error = stopped
+    if error is not None:
+        summary = _stored(folder)
+    report = _report(folder, screen)
+    if error is None:
+        _closing(summary, folder, report, screen)
+        screen.answer(summary)
+        return 0
+    code = screen.fail(error, **summary)
+    _closing(summary, folder, report, screen)
+    return code
+
+
+@contextlib.contextmanager
+def quiet_warnings() -> Any:
+    """Nothing of torch's that a user could act on is lost: only its remarks about this machine's lack of devices."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(CUDA|cuda|NNPACK|pin_memory).*")
+        yield
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """The summary of a run that did not return one."""
+    from triloop.loops.summary import summarise
+    from triloop.store.run import Run
+
+    with Run.open(folder, write=False) as stored:
+        return summarise(stored)
+
+
+def _report(folder: Path, screen: Screen) -> Path | None:
+    """The report must never hide how the run itself ended."""
+    from triloop.cli.report import write_report
+
+    try:
+        return write_report(folder)
+    except TriloopError as error:
+        screen.note(f"warning: no report: {error}")
+        return None
+
+
+def _closing(summary: Mapping[str, Any], folder: Path, report: Path | None, screen: Screen) -> None:
+    before, after = summary.get("eval_before"), summary.get("eval_after")
+    screen.say()
+    if before and after:
+        screen.say(f"{after['metric']} on held-out problems  {score(before)}  ->  {score(after)}")
+    if summary.get("tokens_generated"):
+        screen.say(
+            f"{summary['rounds']} rounds, {summary['tokens_generated']:,} tokens in {summary['seconds']:.0f} s "
+            f"({summary['tokens_per_second']:,.0f} a second while sampling)"
+        )
+    if report is not None:
+        screen.say(f"report  {report}")
+    if not after:
+        screen.say(f"go on   triloop resume {folder}")
+
+
+def score(result: Mapping[str, Any]) -> str:
+    """``0.332 [0.293, 0.374]``."""
+    low, high = result["ci95"]
+    return f"{result['value']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _help(args: argparse.Namespace, screen: Screen) -> int:
+    from triloop.cli import fields, targets
+    from triloop.recipes.table import RECIPES
+
+    config = targets.load(args.recipe)
+    name = args.recipe or "RECIPE"
+    lines = [f"usage: triloop run {name} [--field value ...] [--out DIR] [--json]", "", _RUN, ""]
+    if args.recipe is None:
+        lines += ["recipes:", *(f"  {name:<16} {recipe.summary}" for name, recipe in RECIPES.items()), ""]
+    lines += [
+        "  --out DIR    folder of the run; a new one under runs/ without it",
+        "  --json       print one JSON object, nothing else, on standard output",
+        "",
+        "settings, with the value in brackets:" if args.recipe else "settings, with their defaults in brackets:",
+        "",
+        fields.help_text(config),
+    ]
+    screen.out = sys.stdout
+    print("\n".join(lines), file=screen.out)
+    return 0

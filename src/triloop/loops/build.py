@@ -1,0 +1,153 @@
+"""From a configuration to the parts of a run. Everything from outside is checked here, before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triloop.envs.base import Env
+from triloop.envs.table import make
+from triloop.errors import ConfigError, ModelError
+from triloop.guards.stack import build as build_guards
+from triloop.learn.algorithms import Algorithm, resolve
+from triloop.loops.config import EnvConfig, RunConfig
+from triloop.loops.progress import Progress
+from triloop.loops.state import Workshop
+from triloop.nn.lora import add_lora
+from triloop.policies.native import NativePolicy, pick_precision
+from triloop.records import Prompt
+from triloop.sources.judge import EnvJudge, Judge
+from triloop.sources.verifier import UserVerifier
+from triloop.store.run import Run
+
+__all__ = ["describe_machine", "load_policy", "make_env", "policy_path", "set_threads", "workshop"]
+
+_FLUENT_ENVS = ("story-rules", "story-hack")
+
+
+def policy_path(name: str) -> Path:
+    """The directory of a policy: a path, or ``base:NAME`` for a checkpoint that comes with Triloop."""
+    if not name.startswith("base:"):
+        return Path(name)
+    folder = Path(str(files("triloop") / "bases"))
+    path = folder / name.removeprefix("base:")
+    if not (path / "config.json").exists():
+        known = sorted(p.parent.name for p in folder.glob("*/config.json"))
+        raise ModelError(f"policy {name!r} does not exist; choose one of {', '.join('base:' + k for k in known) or 'none'}, or a directory")
+    return path
+
+
+def set_threads(wanted: int) -> int:
+    """Fix the number of processor threads, 0 for all that this process may use; returns it."""
+    threads = wanted or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else wanted or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    return threads
+
+
+def describe_machine(threads: int, precision: str) -> dict[str, Any]:
+    """What bit-exact resume depends on."""
+    return {
+        "threads": threads,
+        "precision": precision,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
+        "device": "cpu",
+    }
+
+
+def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> NativePolicy:
+    """The policy that the configuration names, ready to sample and learn."""
+    path = policy_path(config.policy)
+    settings: dict[str, Any] = {
+        "optim": config.optim,
+        "precision": pick_precision(config.precision),
+        "micro_tokens": config.micro_tokens,
+        "temperature": config.sampling.temperature,
+        "entropy": algorithm is not None and algorithm.needs_entropy,
+    }
+    if config.backend == "transformers":
+        from triloop.policies.transformers_backend import load_transformers
+
+        return load_transformers(path, **settings)
+    policy = NativePolicy.load(path, **settings)
+    if algorithm is not None and algorithm.needs_values and policy.decoder.value_head is None:
+        policy.decoder.add_value_head()
+    return policy
+
+
+def make_env(config: EnvConfig, scorer: NativePolicy | None = None) -> Env:
+    """The task. ``scorer`` is the original model, for tasks that judge fluency."""
+    options: dict[str, Any] = {}
+    if config.name in _FLUENT_ENVS and scorer is not None:
+        options["fluency"] = _fluency(scorer)
+    if config.data is not None:
+        options["path"] = config.data
+    if config.eval_data is not None:
+        options["eval_path"] = config.eval_data
+    env = make(config.name, **options)
+    if config.level is not None and config.level not in env.levels:
+        raise ConfigError(f"env.level is {config.level}; {env.name} has levels {', '.join(map(str, env.levels))}")
+    return env
+
+
+def _fluency(scorer: NativePolicy) -> Callable[[Sequence[tuple[str, str]]], list[float]]:
+    """Mean log-probability (nats per token) of continuations under the original model."""
+
+    def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
+        items = []
+        for prompt, text in pairs:
+            head = scorer.encode(Prompt(id="", text=prompt))
+            whole = scorer.encode(Prompt(id="", text=prompt + text))
+            items.append((whole[: len(head)], whole[len(head) :]))
+        out = []
+        for (_, tokens), logps in zip(items, scorer.logprobs(items), strict=True):
+            out.append(float(logps.mean()) if len(tokens) else float("-inf"))
+        return out
+
+    return score
+
+
+@contextmanager
+def workshop(
+    config: RunConfig, run_of: Callable[[dict[str, Any]], Run], progress: Progress, interrupted: Callable[[], bool]
+) -> Iterator[Workshop]:
+    """All parts of a run. ``run_of`` opens or creates the run folder, last of all: a wrong setting leaves no folder behind."""
+    threads = set_threads(config.threads)
+    algorithm = resolve(config.algorithm)
+    with ExitStack() as stack:
+        policy = load_policy(config, algorithm)
+        reference = policy.frozen()
+        if config.lora_rank:
+            add_lora(policy.decoder, rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+        env = make_env(config.env, reference)
+        sampling = config.sampling
+        if env.stop and not sampling.stop:
+            config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, stop=tuple(env.stop)))
+        judge: Judge = EnvJudge(env)
+        if config.verifier is not None:
+            judge = stack.enter_context(UserVerifier(config.verifier, timeout=config.verifier_timeout))
+        run = run_of(describe_machine(threads, str(policy.precision).removeprefix("torch.")))
+        stack.callback(run.close)
+        yield Workshop(
+            config=config,
+            policy=policy,
+            reference=reference,
+            env=env,
+            judge=judge,
+            algorithm=algorithm,
+            guards=build_guards(config.guards),
+            run=run,
+            progress=progress,
+            interrupted=interrupted,
+        )

@@ -1,0 +1,86 @@
+"""What a round does to the weights: policy-gradient steps, or supervised steps on accepted samples from the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from triloop import rng
+from triloop.learn.batch import Batch, minibatches
+from triloop.learn.build import build_batch
+from triloop.learn.choices import OptimConfig
+from triloop.learn.schedule import learning_rate
+from triloop.learn.update import policy_loss
+from triloop.loops.state import LoopState, Workshop
+from triloop.records import Episode
+
+__all__ = ["expert_iteration", "policy_gradient", "take_steps"]
+
+Metrics = dict[str, float]
+
+
+def policy_gradient(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:
+    """Credit, then ``updates_per_round`` passes of ``minibatches`` optimiser steps over the round's samples."""
+    batch, figures = _credited(shop, episodes)
+    if batch is None:
+        return {**figures, "updates": 0.0}
+    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=shop.policy.version)}
+
+
+def expert_iteration(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:
+    """The M-step of ReST-EM (arXiv:2312.06585): from the *original* weights, with a fresh optimiser, on what was accepted."""
+    batch, figures = _credited(shop, episodes)
+    if batch is None:
+        return {**figures, "updates": 0.0}
+    shop.policy.restart_from(shop.reference)
+    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=0)}
+
+
+def _credited(shop: Workshop, episodes: Sequence[Episode]) -> tuple[Batch | None, Metrics]:
+    algorithm, temperature = shop.algorithm, shop.config.sampling.temperature
+    items = [(e.completion.prompt_tokens, e.completion.tokens) for e in episodes]
+    reference = shop.reference.logprobs(items, temperature=temperature) if algorithm.needs_reference else None
+    values = shop.policy.values(items) if algorithm.needs_values else None
+    learner = shop.policy.logprobs(items, temperature=temperature) if algorithm.importance_cap > 0 else None
+    return build_batch(
+        episodes,
+        algorithm,
+        max_tokens=shop.config.sampling.max_tokens,
+        reference=reference,
+        values=values,
+        logp_learner=learner,
+    )
+
+
+def take_steps(shop: Workshop, batch: Batch, *, round: int, version: int) -> Metrics:
+    """All optimiser steps of a round. ``version`` is the number of steps that the schedule counts as taken before it.
+
+    The order of rows in each pass is a function of (seed, round, pass) alone. Metrics are means over the steps, weighted
+    by their tokens; ``ratio_max`` and ``grad_norm`` are the largest.
+    """
+    c, algorithm, policy = shop.config, shop.algorithm, shop.policy
+    loss = policy_loss(algorithm)
+    per_round = algorithm.updates_per_round * algorithm.minibatches
+    steps: list[Metrics] = []
+    for sweep in range(algorithm.updates_per_round):
+        order = None
+        if algorithm.minibatches > 1:
+            order = rng.generator(c.seed, "order", round, sweep).permutation(len(batch)).tolist()
+        for part in minibatches(batch, algorithm.minibatches, order):
+            lr = _rate(c.optim, version + len(steps), c.rounds * per_round)
+            metrics = policy.forward_backward(part, loss)
+            steps.append({**metrics, **policy.optim_step(lr)})
+    tokens = sum(s["tokens"] for s in steps)
+    merged = {
+        name: max(s[name] for s in steps)
+        if name in ("ratio_max", "grad_norm", "lr")
+        else sum(s[name] * s["tokens"] for s in steps) / tokens
+        for name in steps[0]
+        if name not in ("tokens", "kl", "entropy")
+    }
+    return {**merged, "updates": float(len(steps)), "trained_tokens": tokens}
+
+
+def _rate(optim: OptimConfig, step: int, total: int) -> float:
+    return learning_rate(
+        step, peak=optim.lr, warmup=optim.warmup_steps, total=total, shape=optim.schedule, floor=optim.lr_floor
+    )

@@ -1,0 +1,87 @@
+"""The state of a loop: what flows from one round to the next besides the policy. It is what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triloop.errors import StoreError
+
+if TYPE_CHECKING:
+    from triloop.envs.base import Env
+    from triloop.guards.base import Guard
+    from triloop.learn.algorithms import Algorithm
+    from triloop.loops.config import RunConfig
+    from triloop.loops.progress import Progress
+    from triloop.policies.native import NativePolicy
+    from triloop.sources.judge import Judge
+    from triloop.store.run import Run
+
+__all__ = ["LoopState", "Workshop", "load_state", "save_state"]
+
+_FILE = "loop.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopState:
+    """Everything that a round hands to the next. JSON-able; floats survive the round trip exactly."""
+
+    round: int = 0
+    """Rounds completed."""
+    cursor: Mapping[str, int] = field(default_factory=dict)
+    """Next unseen training prompt, by level (``*`` is the task's mixture)."""
+    tokens: int = 0
+    """Tokens generated for training."""
+    history: Sequence[Mapping[str, float]] = ()
+    """Metrics of each round, oldest first."""
+    pass_rates: Mapping[str, float] = field(default_factory=dict)
+    """Running pass rate by level, for the curriculum."""
+    best_gold: float | None = None
+    """Best held-out gold pass rate so far."""
+    best_round: int = 0
+    """The round it belongs to."""
+    rollbacks: int = 0
+    """How often a guard has put the weights back."""
+    alarms: Sequence[Mapping[str, Any]] = ()
+    """Alarms of the last ``guards.window`` rounds, as plain values: two witnesses need not speak in the same round."""
+    stopped: str = ""
+    """Why a guard stopped the run; empty while it runs."""
+
+    def after(self, metrics: Mapping[str, float], **changes: Any) -> LoopState:
+        """The state after one more round."""
+        return dataclasses.replace(self, round=self.round + 1, history=(*self.history, metrics), **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """The parts of a run, built from its configuration. The loop uses them and owns none."""
+
+    config: RunConfig
+    policy: NativePolicy
+    reference: NativePolicy
+    """The policy as it was at the start, frozen: where KL and perplexity are measured from."""
+    env: Env
+    judge: Judge
+    algorithm: Algorithm
+    guards: Sequence[Guard]
+    run: Run
+    progress: Progress
+    interrupted: Callable[[], bool]
+
+
+def save_state(state: LoopState, folder: Path) -> None:
+    """Write ``loop.json`` into a checkpoint folder."""
+    (folder / _FILE).write_text(json.dumps(dataclasses.asdict(state)))
+
+
+def load_state(folder: Path) -> LoopState:
+    """Read what ``save_state`` wrote."""
+    try:
+        values = json.loads((folder / _FILE).read_text())
+        return LoopState(**{**values, "history": tuple(values["history"]), "alarms": tuple(values["alarms"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{folder / _FILE} cannot be read ({error}); delete this checkpoint's folder and resume again") from error

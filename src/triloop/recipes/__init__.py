@@ -1,0 +1,3 @@
+"""Named runs: functions that return a run's whole configuration. Floor 5."""
+
+__all__: list[str] = []
