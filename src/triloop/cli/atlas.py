@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 from triloop.errors import UsageError
 
 __all__ = ["add", "atlas"]
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
             action.add_argument("ids", nargs=1, metavar="ID")
         elif name == "run":
             action.add_argument("ids", nargs="+", metavar="ID")
-        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        json_flag(action)
         action.set_defaults(handler=atlas)
 
 
@@ -39,7 +39,11 @@ def atlas(args: argparse.Namespace, screen: Screen) -> int:
     book = _book()
     if args.action == "list":
         rows: list[dict[str, Any]] = book.list_rows()
-        screen.table("", ["id", "title", "room", "verdict"], [[r["id"], r["title"], r["room"], _WORD[r["verdict"]]] for r in rows])
+        screen.table(
+            "",
+            ["id", "title", "room", "verdict"],
+            [[r["id"], r["title"], r["room"], _WORD[r["verdict"]]] for r in rows],
+        )
         screen.answer({"rows": rows})
         return 0
     if args.action == "show":
@@ -70,5 +74,7 @@ def _book() -> ModuleType:
         return import_module("triloop.atlas.book")
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("triloop.atlas"):
-            raise UsageError("the atlas is not part of this installation; use a complete checkout of Triloop") from missing
+            raise UsageError(
+                "the atlas is not part of this installation; use a complete checkout of Triloop"
+            ) from missing
         raise

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 from triloop.errors import UsageError, WorkError
 
 __all__ = ["add", "bench"]
@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     p = commands.add_parser("bench", help="run a benchmark of the checkout", allow_abbrev=False)
     p.add_argument("name", nargs="?", metavar="NAME", help="without it, the names")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=bench)
 
 

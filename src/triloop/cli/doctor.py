@@ -10,12 +10,11 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from triloop import __version__
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 
 __all__ = ["add", "doctor"]
 
@@ -32,7 +31,7 @@ _GIB = 1024**3
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     p = commands.add_parser("doctor", help="what works on this machine, and what is missing", allow_abbrev=False)
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=doctor)
 
 
@@ -40,11 +39,18 @@ def doctor(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 0 when everything that is needed is there, else 1."""
     facts, problems = _facts()
     extras = {
-        name: {"installed": importlib.util.find_spec(module) is not None, "for": what, "install": f"pip install 'triloop[{name}]'"}
+        name: {
+            "installed": importlib.util.find_spec(module) is not None,
+            "for": what,
+            "install": f"pip install 'triloop[{name}]'",
+        }
         for name, (module, what) in _EXTRAS.items()
     }
     screen.table("", ["", ""], [[key, _told(value)] for key, value in facts.items()])
-    rows = [[n, "yes" if e["installed"] else "no", str(e["for"]), "" if e["installed"] else str(e["install"])] for n, e in extras.items()]
+    rows = [
+        [n, "yes" if e["installed"] else "no", str(e["for"]), "" if e["installed"] else str(e["install"])]
+        for n, e in extras.items()
+    ]
     screen.table("extras", ["name", "here", "for", "to install"], rows)
     for problem in problems:
         screen.say(f"problem: {problem}")
@@ -66,8 +72,6 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / _GIB, 1),
         "folder_writable": os.access(Path.cwd(), os.W_OK),
     }
-    if sys.version_info < (3, 10):
-        problems.append(f"Python {facts['python']} is too old; install 3.10 or later")
     if sqlite3.sqlite_version_info < (3, 31):
         problems.append(f"SQLite {sqlite3.sqlite_version} is too old; install a Python with 3.31 or later")
     if not facts["folder_writable"]:
@@ -122,6 +126,8 @@ def _memory() -> float | None:
 
 
 def _version(package: str, problems: list[str]) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # costs 25 ms, which --help need not pay
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -114,7 +114,7 @@ def help_text(config: RunConfig) -> str:
     aliases = {path: alias for alias, path in ALIASES.items()}
     lines: list[str] = []
     group = None
-    for s in settings():
+    for s in sorted(settings(), key=lambda s: "." in s.path):
         head = s.path.rpartition(".")[0] or "run"
         if head != group:
             lines += ["", f"{head}:"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 from triloop.errors import RunFolderError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     p.add_argument("--level", type=int, metavar="N", help="difficulty, where the task has levels")
     p.add_argument("--n", type=int, default=512, metavar="N", help="held-out problems (512)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (0)")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=evaluate)
 
     p = commands.add_parser("score", help="judge recorded completions of a JSONL file", allow_abbrev=False)
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     p.add_argument("--env", required=True, metavar="E", help="task whose verifier judges")
     p.add_argument("--verifier", metavar="FILE.py:FUNCTION", help="your own verifier in its place")
     p.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for one call of it (10)")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=score)
 
 
@@ -122,7 +122,9 @@ def _base(args: argparse.Namespace) -> RunConfig:
 
 def _show(judged: Sequence[Feedback], mean: float | None, agreed: Agreement, screen: Screen) -> None:
     counts = Counter("failed" if f.value is None else f"{f.value:+g}" if f.value else "0" for f in judged)
-    rows = [[value, f"{n:,}", f"{100 * n / len(judged):.1f} %"] for value, n in sorted(counts.items(), reverse=True)[:20]]
+    rows = [
+        [value, f"{n:,}", f"{100 * n / len(judged):.1f} %"] for value, n in sorted(counts.items(), reverse=True)[:20]
+    ]
     screen.table("", ["judgement", "completions", "share"], rows)
     screen.say(f"mean {mean:+.4f} over {len(judged):,} completions" if mean is not None else "every judgement failed")
     if agreed.labelled:

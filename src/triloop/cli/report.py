@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 from triloop.errors import RunFolderError, StoreError, UsageError
 
 __all__ = ["add", "export", "report", "write_report"]
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     """Add both commands to the parser."""
     p = commands.add_parser("report", help="write the HTML report of a run", allow_abbrev=False)
     p.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=report)
 
     p = commands.add_parser("export", help="the trained model in a form that others read", allow_abbrev=False)
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     p.add_argument("--format", default="hf", metavar="hf|gguf|pairs", help="hf: a Hugging Face directory")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to; RUN/export-hf without it")
     p.add_argument("--best", action="store_true", help="the checkpoint with the best gold score, not the last one")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=export)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 from triloop.errors import GuardStop, Interrupted, TriloopError, UsageError
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def add(commands: Any) -> None:
     p.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, FILE.yaml, or FILE.py:FUNCTION")
     p.add_argument("-h", "--help", action="store_true", help="this text, with every setting of the recipe")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; a new one under runs/ without it")
-    p.add_argument("--json", action="store_true", help="print one JSON object, nothing else, on standard output")
+    json_flag(p)
     p.set_defaults(handler=run)
 
     p = commands.add_parser("resume", help="go on with a run that was interrupted or killed", allow_abbrev=False)
     p.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     p.add_argument("--rounds", type=int, metavar="N", help="another total of rounds than it was started with")
     p.add_argument("--allow-changed", action="store_true", help="go on although threads, versions or settings differ")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=resume)
 
 

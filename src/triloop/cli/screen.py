@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -17,7 +18,7 @@ from typing import Any, TextIO
 
 from triloop.errors import TriloopError
 
-__all__ = ["Screen", "coloured", "jsonable"]
+__all__ = ["Screen", "coloured", "json_flag", "jsonable"]
 
 
 @dataclass
@@ -111,6 +112,11 @@ class Screen:
                 (folder / name).write_text(text, encoding="utf-8")
                 return folder / name
         return None
+
+
+def json_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that every command has."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else, on standard output")
 
 
 def coloured(stream: TextIO) -> bool:

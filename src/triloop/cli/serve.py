@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, json_flag
 from triloop.errors import UsageError
 
 __all__ = ["add", "serve"]
@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     p = commands.add_parser("serve", help="the feedback page (not in this release)", allow_abbrev=False)
     p.add_argument("folder", nargs="?", metavar="DIR")
-    p.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    json_flag(p)
     p.set_defaults(handler=serve)
 
 

@@ -78,8 +78,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         inner = merged.get(str(key))
-        deep = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[str(key)] = _merged(inner, value) if deep else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = _merged(inner, value)
+        merged[str(key)] = value
     return merged
 
 

@@ -91,15 +91,23 @@ class Arithmetic(TextWorld):
         return self.feedback(-1, f"answer {answer[:24]!r} is not {prompt.answer}{_slip(prompt, notes)}")
 
     def demonstration(
-        self, prompt: Prompt, rng: np.random.Generator, noise: float, *, hasty: float = 0.0, guess: float = 0.85
+        self,
+        prompt: Prompt,
+        rng: np.random.Generator,
+        noise: float,
+        *,
+        hasty: float = 0.0,
+        guess: float = 0.85,
+        forget: float = 0.0,
     ) -> str:
         """A careful teacher writes every running value, each with probability ``noise`` off by a slip that carries on.
 
         With probability ``hasty`` the teacher does not work it out at all but blurts an answer, which is off with
-        probability ``guess``. A base trained on both knows the careful way and mostly does not take it.
+        probability ``guess``; with probability ``forget`` a careful one leaves out the answer. A base trained on such
+        teachers knows the careful way and mostly does not take it.
         """
         values = list(prompt.meta["values"])
-        u = rng.random(2 * len(values) + 3).tolist()
+        u = rng.random(2 * len(values) + 4).tolist()
         if u[-1] < hasty:
             answer = values[-1]
             return f"#{answer if u[-2] >= guess else answer + _slip_of(u[-3], [answer])}"
@@ -107,7 +115,7 @@ class Arithmetic(TextWorld):
             if u[2 * k] < noise:
                 slip = _slip_of(u[2 * k + 1], values[k:])
                 values[k:] = [v + slip for v in values[k:]]
-        return ",".join(map(str, values)) + f"#{values[-1]}"
+        return ",".join(map(str, values)) + ("" if u[-4] < forget else f"#{values[-1]}")
 
     def right_answer(self, prompt: Prompt) -> str:
         return ",".join(map(str, prompt.meta["values"])) + f"#{prompt.answer}"

@@ -144,8 +144,9 @@ class OptimConfig:
     """Shape after the ramp."""
     lr_floor: float = 0.0
     """Share of the peak at which ``linear`` and ``cosine`` end."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of AdamW's first and second moment."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's first and second moment. At 0.95 the second follows the noise of single rounds, and policies that
+    0.999 improves get worse (docs/log.md)."""
     eps: float = 1e-8
     """Added to AdamW's denominator."""
     weight_decay: float = 0.0

@@ -35,6 +35,8 @@ _FLUENT_ENVS = ("story-rules", "story-hack")
 
 def policy_path(name: str) -> Path:
     """The directory of a policy: a path, or ``base:NAME`` for a checkpoint that comes with Triloop."""
+    if not name:
+        raise ModelError("this recipe needs a policy: add --policy DIR, a Hugging Face directory of a causal language model")
     if not name.startswith("base:"):
         return Path(name)
     folder = Path(str(files("triloop") / "bases"))

@@ -30,7 +30,7 @@ class _Plan:
 _PLANS = (
     _Plan(title="Reward", says="Mean of what the learner was paid, on training problems.", names=[("reward", "reward")],
           show=lambda v: number(v, 2)),
-    _Plan(title="Two judges", says="On canary problems that are never trained on. When they part, the reward is being gamed.",
+    _Plan(title="Two judges", says="On canary problems, never trained on. When they part, the reward is being gamed.",
           names=[("canary_proxy", "judge that pays"), ("canary_gold", "what is meant")], show=percent, span=(0.0, None)),
     _Plan(title="Drift", says="KL from the original policy, nats per token.", names=[("kl", "KL")], span=(0.0, None)),
     _Plan(title="Entropy", says="Nats per generated token. Near 0 the policy has stopped trying things.",
@@ -43,7 +43,8 @@ _PLANS = (
     _Plan(title="Perplexity under the original", says="How strange the samples look to the model that we began with.",
           names=[("ppl_original", "perplexity")]),
     _Plan(title="Variety", says="Are the samples still different from each other?",
-          names=[("distinct_2", "distinct pairs"), ("template_share", "commonest template")], show=percent, span=(0.0, None)),
+          names=[("distinct_2", "distinct pairs"), ("template_share", "commonest template")], show=percent,
+          span=(0.0, None)),
     _Plan(title="Gradient norm", says="Before clipping.", names=[("grad_norm", "norm")], span=(0.0, None)),
 )  # fmt: skip
 
@@ -160,7 +161,9 @@ def _marks(view: RunView) -> list[Mark]:
             continue
         if verdict.round > open_until.get(verdict.guard, -9) + 1:
             kind = "alarm" if verdict.action in ("stop", "roll_back") else "warn"
-            marks.append(Mark(x=verdict.round, text=f"round {verdict.round}, {verdict.guard}: {verdict.reason}", kind=kind))
+            marks.append(
+                Mark(x=verdict.round, text=f"round {verdict.round}, {verdict.guard}: {verdict.reason}", kind=kind)
+            )
         open_until[verdict.guard] = verdict.round
     return marks
 

@@ -51,7 +51,9 @@ def environment(view: RunView) -> str:
     rows = [[f"<code>{esc(key)}</code>", _value(value)] for key, value in _flat(view.environment)]
     if not rows:
         return ""
-    return section("environment", "Environment", table(["fact", "value"], rows, kind="facts", caption="When the run began"))
+    return section(
+        "environment", "Environment", table(["fact", "value"], rows, kind="facts", caption="When the run began")
+    )
 
 
 def _checkpoints(view: RunView) -> str:
@@ -67,7 +69,9 @@ def _checkpoints(view: RunView) -> str:
         ]
         for c in view.checkpoints[-_FILES:]
     ]
-    return table(["round", "folder", "SHA-256 of its manifest", "gold", "written"], rows, caption="Checkpoints on the disk")
+    return table(
+        ["round", "folder", "SHA-256 of its manifest", "gold", "written"], rows, caption="Checkpoints on the disk"
+    )
 
 
 def _parents(view: RunView) -> str:

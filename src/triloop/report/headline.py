@@ -31,7 +31,7 @@ def headline(view: RunView) -> str:
     ]
     kicker = " · ".join(esc(fact) for fact in dict.fromkeys(facts) if fact and fact != _recipe(view))
     said = f'<p class="kicker"><b>{esc(_recipe(view))}</b> {kicker} {state}</p>'
-    return f"<header class=\"{view.status}\">{said}{_figures(view)}</header>"
+    return f'<header class="{view.status}">{said}{_figures(view)}</header>'
 
 
 def _figures(view: RunView) -> str:
@@ -64,7 +64,7 @@ def _figures(view: RunView) -> str:
 
 
 def _big(value: float) -> str:
-    return f'{esc(percent(value).removesuffix(" %"))}<small> %</small>'
+    return f"{esc(percent(value).removesuffix(' %'))}<small> %</small>"
 
 
 def banner(view: RunView) -> str:

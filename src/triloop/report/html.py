@@ -35,7 +35,9 @@ def write(folder: Path | str) -> Path:
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StoreError(f"{target} cannot be written ({error.strerror}); free space or check the permissions") from error
+        raise StoreError(
+            f"{target} cannot be written ({error.strerror}); free space or check the permissions"
+        ) from error
     return target
 
 

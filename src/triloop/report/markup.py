@@ -16,7 +16,7 @@ _LONGEST = 6000
 _VISIBLE = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: "\u2421",
-    **{code: "\ufffd" for code in (*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF)},
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\ufffd"),
     **{code: f"\u27e8U+{code:04X}\u27e9" for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
 
@@ -99,4 +99,5 @@ def details(summary: str, body: str, *, kind: str = "") -> str:
 def section(id: str, title: str, body: str, lead: str = "") -> str:
     """A part of the page under its own heading."""
     said = f'<p class="lead">{esc(lead)}</p>' if lead else ""
-    return f'<section id="{esc(id)}" aria-labelledby="{esc(id)}-h"><h2 id="{esc(id)}-h">{esc(title)}</h2>{said}{body}</section>'
+    head = f'<h2 id="{esc(id)}-h">{esc(title)}</h2>'
+    return f'<section id="{esc(id)}" aria-labelledby="{esc(id)}-h">{head}{said}{body}</section>'

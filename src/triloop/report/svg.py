@@ -115,9 +115,7 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
 def _finite(line: Line) -> Line:
     keep = [p for p in line.points if math.isfinite(p[0]) and math.isfinite(p[1])]
     band = [b for b in line.band if all(map(math.isfinite, b))]
-    return Line(
-        label=line.label, points=_thinned(keep), tone=line.tone, faint=line.faint, dots=line.dots, band=band
-    )
+    return Line(label=line.label, points=_thinned(keep), tone=line.tone, faint=line.faint, dots=line.dots, band=band)
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
@@ -152,7 +150,9 @@ def _grid(chart: Chart, scale: _Scale) -> str:
         y = scale.y(value)
         kind = "zero" if value == 0 else "rule"
         parts.append(f'<line class="{kind}" x1="{_LEFT}" x2="{scale.width - _RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT}" y="{y - 3:.1f}">{esc(chart.tick(value).replace("-", "−"))}</text>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT}" y="{y - 3:.1f}">{esc(chart.tick(value).replace("-", "−"))}</text>'
+        )
     return "".join(parts)
 
 

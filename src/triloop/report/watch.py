@@ -79,8 +79,11 @@ def _reasons(verdicts: Sequence[Verdict]) -> str:
     runs: list[tuple[Verdict, int]] = []
     for _, group in groupby(spoke, key=lambda v: (v.guard, v.action)):
         for verdict in group:
-            if runs and runs[-1][0].guard == verdict.guard and runs[-1][0].action == verdict.action and (
-                verdict.round <= runs[-1][1] + 1
+            if (
+                runs
+                and runs[-1][0].guard == verdict.guard
+                and runs[-1][0].action == verdict.action
+                and (verdict.round <= runs[-1][1] + 1)
             ):
                 runs[-1] = (runs[-1][0], verdict.round)
             else:

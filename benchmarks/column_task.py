@@ -1,0 +1,105 @@
+"""The task of the comparison: sums and differences of two numbers, worked column by column. Standard library only.
+
+    prompt      47+85=
+    completion  7+5=12,4+8+1=13#132     units first, then the answer after #
+
+A completion is right when the text after its last ``#`` is the answer. The stream of problems is that of the published
+baseline script (one ``random.Random(seed)``: the sign, then two numbers), so that both sides and that script see the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+MAX_NEW = 32
+GROUP, PROMPTS = 8, 32
+TRAIN_SEED, TRAIN_COUNT = 11, 20_000
+
+SIZES: dict[str, dict[str, int]] = {
+    "1m": {"hidden": 128, "layers": 5, "heads": 4, "mlp": 384},
+    "5m": {"hidden": 256, "layers": 6, "heads": 8, "mlp": 768},
+    "30m": {"hidden": 512, "layers": 9, "heads": 8, "mlp": 1536},
+}
+"""Width, depth, attention heads and MLP width; tied embeddings over 64 tokens."""
+
+
+class Problem(NamedTuple):
+    """One sum or difference; differences are never negative."""
+
+    left: int
+    sign: str
+    right: int
+
+    @property
+    def prompt(self) -> str:
+        return f"{self.left}{self.sign}{self.right}="
+
+    @property
+    def answer(self) -> str:
+        return str(self.left + self.right if self.sign == "+" else self.left - self.right)
+
+    @property
+    def worked(self) -> str:
+        """The completion that the checkpoints were taught."""
+        return ",".join(_columns(self)) + f"#{self.answer}"
+
+
+def _columns(problem: Problem) -> Iterator[str]:
+    """One step per column; a borrow is taken from the upper digit before the column is written."""
+    carry = 0
+    upper, lower = (reversed(str(n)) for n in (problem.left, problem.right))
+    for a, b in ((int(x), int(y)) for x, y in zip_longest(upper, lower, fillvalue="0")):
+        if problem.sign == "+":
+            total = a + b + carry
+            yield f"{a}+{b}{'+1' * carry}={total}"
+            carry = total // 10
+        else:
+            top = a - carry
+            carry = int(top < b)
+            top += 10 * carry
+            yield f"{top}-{b}={top - b}"
+
+
+def problems(count: int, seed: int, largest: int = 99) -> list[Problem]:
+    """``count`` problems with numbers 0 .. ``largest``."""
+    stream = random.Random(seed)
+    found = []
+    for _ in range(count):
+        sign = stream.choice("+-")
+        left, right = stream.randint(0, largest), stream.randint(0, largest)
+        if sign == "-" and left < right:
+            left, right = right, left
+        found.append(Problem(left, sign, right))
+    return found
+
+
+def is_right(text: str, answer: str) -> bool:
+    return "#" in text and text.rsplit("#", 1)[1] == answer
+
+
+class Lottery:
+    """Rewards that have nothing to do with the text: half of every group wins, which half is drawn.
+
+    Every group has spread, so that neither side can leave a group out of its update.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._stream = random.Random(seed)
+
+    def draw(self, count: int) -> list[bool]:
+        """Wins of ``count`` completions, group by group."""
+        tickets: list[bool] = []
+        for _ in range(count // GROUP):
+            group = [True] * (GROUP // 2) + [False] * (GROUP - GROUP // 2)
+            self._stream.shuffle(group)
+            tickets += group
+        return tickets
+
+
+def flat_share(rewards: Sequence[float]) -> float:
+    """Share of groups whose rewards are all alike: their policy gradient is exactly zero."""
+    groups = [rewards[i : i + GROUP] for i in range(0, len(rewards), GROUP)]
+    return sum(min(g) == max(g) for g in groups) / len(groups)

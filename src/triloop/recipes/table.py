@@ -1,0 +1,155 @@
+"""The recipes: functions that return a configuration. ``triloop run NAME`` picks one and overrides its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from triloop.guards.stack import GuardConfig
+from triloop.learn.choices import AlgorithmConfig, OptimConfig
+from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig
+from triloop.policies.sampling import Sampling
+
+__all__ = ["RECIPES", "Recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named starting point."""
+
+    name: str
+    summary: str
+    """One line for ``triloop run --help``."""
+    config: Callable[[], RunConfig]
+
+
+def arithmetic() -> RunConfig:
+    return RunConfig(
+        recipe="arithmetic",
+        policy="base:arithmetic",
+        env=EnvConfig(name="arithmetic"),
+        algorithm=AlgorithmConfig(name="dapo"),
+        optim=OptimConfig(lr=3e-4, warmup_steps=5),
+        sampling=Sampling(max_tokens=28, slots=512),
+        rounds=100,
+        prompts_per_round=64,
+        group_size=8,
+        max_draws=1,
+    )
+
+
+def demo() -> RunConfig:
+    return replace(arithmetic(), recipe="demo", rounds=60, eval_every=10, eval_mid_n=256)
+
+
+def planted() -> RunConfig:
+    """The demo's second act: a careless verifier. Preflight would refuse it, so it is switched off."""
+    return replace(
+        arithmetic(),
+        recipe="planted",
+        verifier=f"{Path(__file__).with_name('careless.py')}:check",
+        guards=GuardConfig(preflight=False),
+        rounds=40,
+        eval_n=256,
+        eval_every=0,
+        canary_every=2,
+    )
+
+
+def countdown() -> RunConfig:
+    return RunConfig(
+        recipe="countdown",
+        policy="base:countdown",
+        env=EnvConfig(name="countdown"),
+        algorithm=AlgorithmConfig(name="dapo"),
+        optim=OptimConfig(lr=3e-4, warmup_steps=5),
+        sampling=Sampling(max_tokens=96, slots=256),
+        rounds=100,
+        prompts_per_round=32,
+        group_size=8,
+        max_draws=1,
+    )
+
+
+def sort() -> RunConfig:
+    return replace(
+        arithmetic(), recipe="sort", policy="base:sort", env=EnvConfig(name="sort"), sampling=Sampling(max_tokens=16, slots=512)
+    )
+
+
+def frontier() -> RunConfig:
+    return replace(arithmetic(), recipe="frontier", curriculum=CurriculumConfig(kind="frontier"))
+
+
+def story_rules() -> RunConfig:
+    return RunConfig(
+        recipe="story-rules",
+        policy="",
+        env=EnvConfig(name="story-rules"),
+        algorithm=AlgorithmConfig(name="dapo"),
+        optim=OptimConfig(lr=5e-4, warmup_steps=10),
+        sampling=Sampling(max_tokens=96, slots=256),
+        rounds=100,
+        prompts_per_round=32,
+        group_size=8,
+        max_draws=1,
+        eval_n=256,
+        reference_rows=64,
+    )
+
+
+def story_hack() -> RunConfig:
+    return replace(story_rules(), recipe="story-hack", env=EnvConfig(name="story-hack"))
+
+
+def gsm8k() -> RunConfig:
+    return RunConfig(
+        recipe="gsm8k",
+        policy="",
+        env=EnvConfig(name="gsm8k"),
+        optim=OptimConfig(lr=1e-6, warmup_steps=10),
+        sampling=Sampling(max_tokens=512, slots=64),
+        prompts_per_round=16,
+        eval_n=128,
+        precision="auto",
+    )
+
+
+def jsonl() -> RunConfig:
+    return replace(gsm8k(), recipe="jsonl", env=EnvConfig(name="jsonl"))
+
+
+def rest_em() -> RunConfig:
+    return replace(
+        countdown(),
+        recipe="rest-em",
+        loop="expert_iteration",
+        algorithm=AlgorithmConfig(name="rest_em", minibatches=16, updates_per_round=2, positives_per_prompt=4),
+        rounds=3,
+        prompts_per_round=512,
+        eval_every=1,
+        checkpoint_every=1,
+    )
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        r.name: r
+        for r in (
+            Recipe(name="demo", summary="chained arithmetic from a hasty base, and a planted hack caught", config=demo),
+            Recipe(name="arithmetic", summary="chained arithmetic with an exact verifier", config=arithmetic),
+            Recipe(name="countdown", summary="reach a target with given numbers: search and check in writing", config=countdown),
+            Recipe(name="sort", summary="sort letters and digits", config=sort),
+            Recipe(name="frontier", summary="arithmetic of 2 to 8 steps, difficulty at the frontier of ability", config=frontier),
+            Recipe(name="rest-em", summary="expert iteration (ReST-EM) on countdown", config=rest_em),
+            Recipe(name="story-rules", summary="real text under checkable rules; needs --policy DIR", config=story_rules),
+            Recipe(name="story-hack", summary="the same with a careless judge, which the guards must catch; needs --policy DIR", config=story_hack),
+            Recipe(name="planted", summary="arithmetic with a verifier that pays what it cannot read", config=planted),
+            Recipe(name="gsm8k", summary="grade-school word problems; needs --policy DIR and --data FILE", config=gsm8k),
+            Recipe(name="jsonl", summary="your own problems; needs --policy DIR and --data FILE, and --verifier if you have one", config=jsonl),
+        )
+    }
+)
+"""Every recipe by name, in the order in which they are listed."""

@@ -1,0 +1,354 @@
+"""The command line from outside: messages, exit codes, and nothing but JSON under ``--json``."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.fake_run import make
+from triloop.cli.main import main
+from triloop.errors import GuardStop, Interrupted, StoreError, TriloopError
+from triloop.loops.config import RunConfig
+
+Capture = pytest.CaptureFixture[str]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    name: str
+    summary: str
+    config: Callable[[], RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def _recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two recipes of our own, so that these tests depend on no real one."""
+    table = types.ModuleType("triloop.recipes.table")
+    made = [_Recipe("demo", "learn", lambda: RunConfig(recipe="demo", rounds=5)), _Recipe("sort", "s", RunConfig)]
+    vars(table)["RECIPES"] = {r.name: r for r in made}
+    monkeypatch.setitem(sys.modules, "triloop.recipes.table", table)
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """A loop that writes a made-up run; ``rounds`` says how it ends. Returns the configurations that it was given."""
+    seen: list[RunConfig] = []
+    ends: dict[int, TriloopError | Exception] = {
+        3: GuardStop("stopped by canary"),
+        4: Interrupted("interrupted in round 2"),
+        5: StoreError("the disk is full"),
+        6: ZeroDivisionError("by zero"),
+    }
+
+    def start(config: RunConfig, out: Path, progress: object) -> dict[str, Any]:
+        seen.append(config)
+        print("a library that prints")
+        make(
+            out,
+            rounds=config.rounds,
+            done=2 if config.rounds in (4, 5, 6) else None,
+            stop=3 if config.rounds == 3 else None,
+        )
+        if config.rounds in ends:
+            raise ends[config.rounds]
+        return {"recipe": config.recipe, "run_dir": str(out), "rounds": config.rounds, "loss": float("nan")}
+
+    module = types.ModuleType("triloop.loops.run")
+    vars(module).update(start=start, resume=lambda run, progress, **how: {"resumed": str(run), **how})
+    monkeypatch.setitem(sys.modules, "triloop.loops.run", module)
+    return seen
+
+
+def _one_json(capture: Capture) -> dict[str, Any]:
+    out = capture.readouterr().out
+    assert out.count("\n") == 1, f"more than one line: {out}"
+    found: dict[str, Any] = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    return found
+
+
+WRONG = {
+    "no recipe": ("run", "Choose one of demo"),
+    "recipe": ("run demmo", "did you mean 'demo'"),
+    "flag": ("run demo --grup-size 3", "Did you mean --group-size?"),
+    "dotted flag": ("run demo --lr-floor 3", "Did you mean --optim.lr-floor?"),
+    "value": ("run demo --rounds ten", "expected a whole number"),
+    "bounds": ("run demo --rounds 0", "expected at least 1"),
+    "no file": ("run missing.yaml", "cannot be read"),
+    "no function": ("run missing.py:f", "does not exist"),
+    "argument": ("run demo again", "unexpected argument 'again'"),
+    "command": ("rum", "invalid choice"),
+    "flag of another": ("report x --fromat", "`triloop report --help`"),
+    "format": ("export x --format gguf", "llama.cpp"),
+    "no run": ("report {tmp}/nothing", "does not exist"),
+    "no run to resume": ("resume {tmp}", "is not a run"),
+    "no env": ("score {tmp}/x.jsonl", "--env"),
+    "no data": ("score {tmp}/x.jsonl --env countdown", "cannot be read"),
+    "unknown env": ("score {tmp}/x.jsonl --env countdwn", "did you mean 'countdown'"),
+    "budget": ("compare grpo --env sort --budget 2Q", "such as 500k"),
+    "no task": ("compare grpo --budget 2k", "--env countdown"),
+    "method": ("compare grppo --env sort --budget 2k", "did you mean grpo"),
+    "later": ("serve", "not in this release"),
+    "benchmark": ("bench nothing", "no benchmark"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_use_is_code_2_and_one_message(words: str, message: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(words.format(tmp=tmp_path).split()) == 2
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert caught.err.startswith("error: ")
+    assert caught.err.count("\n") == 1
+    assert message in caught.err
+
+
+def test_wrong_use_under_json_is_an_object(capsys: Capture) -> None:
+    assert main(["run", "demo", "--rounds", "0", "--json"]) == 2
+    told = _one_json(capsys)
+    assert told["exit_code"] == 2
+    assert told["error"]["type"] == "ConfigError"
+    assert "rounds" in told["error"]["message"]
+
+
+def test_run_hands_on_the_settings_and_prints_one_object(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
+    words = [
+        "run",
+        "demo",
+        "--rounds",
+        "12",
+        "--lr",
+        "1e-3",
+        "--env",
+        "sort",
+        "--seed=4",
+        "--out",
+        str(run_dir),
+        "--json",
+    ]
+    assert main(words) == 0
+    assert _one_json(capsys) == {"recipe": "demo", "run_dir": str(run_dir), "rounds": 12, "loss": None}
+    (config,) = loop
+    assert (config.rounds, config.optim.lr, config.env.name, config.seed) == (12, 1e-3, "sort", 4)
+    assert (run_dir / "report.html").is_file()
+
+
+def test_run_for_people_ends_with_the_report(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
+    assert main(["run", "demo", "--rounds", "12", "--out", str(run_dir)]) == 0
+    assert f"report  {run_dir / 'report.html'}" in capsys.readouterr().out
+
+
+def test_a_folder_of_its_own_without_out(
+    loop: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "demo", "--rounds", "2"]) == 0
+    assert main(["run", "demo", "--rounds", "2"]) == 0
+    assert len(list((tmp_path / "runs").glob("demo-*/report.html"))) == 2
+
+
+@pytest.mark.parametrize(("rounds", "code", "kind"), [(3, 3, "GuardStop"), (4, 130, "Interrupted")])
+def test_an_early_end_keeps_summary_and_report(
+    rounds: int, code: int, kind: str, loop: list[RunConfig], run_dir: Path, capsys: Capture
+) -> None:
+    assert main(["run", "demo", "--rounds", str(rounds), "--out", str(run_dir), "--json"]) == code
+    told = _one_json(capsys)
+    assert told["error"]["type"] == kind
+    assert told["exit_code"] == code
+    assert told["eval_before"]["n"] == 512
+    assert (run_dir / "report.html").is_file()
+
+
+def test_failed_work_is_code_1(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
+    assert main(["run", "demo", "--rounds", "5", "--out", str(run_dir)]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_defect_is_one_line_and_a_file(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
+    assert main(["run", "demo", "--rounds", "6", "--out", str(run_dir), "--json"]) == 1
+    (kept,) = run_dir.glob("triloop-error-*.txt")
+    assert "ZeroDivisionError" in kept.read_text()
+    caught = capsys.readouterr()
+    assert str(kept) in caught.err
+    assert "Traceback" not in caught.err
+    assert json.loads(caught.out)["exit_code"] == 1
+
+
+def test_a_configuration_file_and_a_function(loop: list[RunConfig], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "c.yaml").write_text("recipe: demo\nrounds: 12\noptim: {lr: 0.001}\n")
+    assert main(["run", str(tmp_path / "c.yaml"), "--seed", "3", "--out", str(tmp_path / "a")]) == 0
+    (tmp_path / "mine.py").write_text(
+        "from triloop.loops.config import RunConfig\ndef recipe():\n    return RunConfig(recipe='mine', rounds=12)\n"
+        "def wrong():\n    return 3\ndef broken():\n    return 1 / 0\n"
+    )
+    assert main(["run", f"{tmp_path}/mine.py:recipe", "--out", str(tmp_path / "b")]) == 0
+    assert main(["run", str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0, "a run's folder starts it again"
+    assert [(c.recipe, c.rounds, c.seed, c.optim.lr) for c in loop[:2]] == [
+        ("demo", 12, 3, 1e-3),
+        ("mine", 12, 0, RunConfig().optim.lr),
+    ]
+    for name, message in {"wrong": "returned int", "broken": "ZeroDivisionError", "none": "no function"}.items():
+        assert main(["run", f"{tmp_path}/mine.py:{name}"]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("rouns: 3\n")
+    assert main(["run", str(tmp_path / "bad.yaml")]) == 2
+    assert "rouns" in capsys.readouterr().err
+
+
+def test_resume_passes_on_its_flags(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
+    make(run_dir, done=3)
+    assert main(["resume", str(run_dir), "--rounds", "20", "--allow-changed", "--json"]) == 0
+    assert _one_json(capsys) == {"resumed": str(run_dir), "rounds": 20, "allow_changed": True}
+
+
+def test_report_and_export(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
+    make(run_dir)
+    assert main(["report", str(run_dir), "--json"]) == 0
+    assert _one_json(capsys)["report"] == str(run_dir / "report.html")
+    target = tmp_path / "model"
+    assert main(["export", str(run_dir), "--out", str(target), "--json"]) == 0
+    assert _one_json(capsys)["round"] == 12
+    assert (target / "config.json").is_file()
+    assert main(["export", str(run_dir), "--out", str(target)]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_compare_pairs_the_same_problems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
+    """The second method passes two more of the five problems at each seed."""
+    started: list[str] = []
+
+    def start(config: RunConfig, out: Path, progress: object) -> dict[str, Any]:
+        started.append(out.name)
+        assert config.token_budget == 2000
+        make(out, config=config, lucky=99 if config.algorithm.name == "dapo" else 2)
+        return {}
+
+    module = types.ModuleType("triloop.loops.run")
+    vars(module).update(start=start, resume=None)
+    monkeypatch.setitem(sys.modules, "triloop.loops.run", module)
+    words = [
+        "compare",
+        "grpo",
+        "dapo",
+        "--env",
+        "sort",
+        "--budget",
+        "2k",
+        "--seeds",
+        "0",
+        "1",
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    assert main([*words, "--json"]) == 0
+    first, second = _one_json(capsys)["rows"]
+    assert (first["method"], first["difference"]) == ("grpo", None)
+    assert (first["value"], second["value"], second["n"]) == (0.4, 0.8, 10)
+    assert second["difference"]["value"] == pytest.approx(0.4)
+    assert second["difference"]["n"] == 10
+    assert started == ["grpo-seed0", "grpo-seed1", "dapo-seed0", "dapo-seed1"]
+    assert main(words) == 0, "finished runs are taken as they are"
+    assert len(started) == 4
+    assert "minus grpo" in capsys.readouterr().out
+    assert main([*words, "--lr", "0.1"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_score(tmp_path: Path, capsys: Capture) -> None:
+    rows = [
+        {"question": "What is 2 + 2?", "completion": "2 + 2 = 4\n#### 4", "answer": "#### 4", "is_correct": True},
+        {"question": "What is 2 + 3?", "completion": "#### 6", "answer": "#### 5", "is_correct": True},
+    ]
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    assert main(["score", str(tmp_path / "rows.jsonl.gz"), "--env", "gsm8k", "--json"]) == 0
+    told = _one_json(capsys)
+    assert [row["value"] for row in told["rows"]] == [1, -1]
+    assert told["mean"] == 0
+    assert told["agreement"]["agreed"] == 1
+    assert main(["score", str(tmp_path / "rows.jsonl.gz"), "--env", "gsm8k"]) == 0
+    said = capsys.readouterr().out
+    assert "agrees with 1 of 2" in said
+    assert "labelled right" in said
+
+
+@pytest.mark.parametrize("text", ["", "{\n", '{"question": "q"}\n', "[1]\n"])
+def test_score_of_a_malformed_file_is_code_2(text: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "rows.jsonl").write_text(text)
+    assert main(["score", str(tmp_path / "rows.jsonl"), "--env", "gsm8k", "--json"]) == 2
+    assert _one_json(capsys)["error"]["type"] == "DataError"
+
+
+def test_a_verifier_that_cannot_be_loaded_is_code_2(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "completion": "c", "answer": "1"}\n')
+    words = ["score", str(tmp_path / "rows.jsonl"), "--env", "gsm8k", "--verifier", f"{tmp_path}/no.py:check"]
+    assert main(words) == 2
+    assert "no.py" in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_every_setting(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in (
+        "run",
+        "resume",
+        "eval",
+        "score",
+        "report",
+        "compare",
+        "export",
+        "atlas",
+        "bench",
+        "doctor",
+        "serve",
+    ):
+        assert f"\n    {command} " in text
+    assert main([]) == 0
+    capsys.readouterr()
+    assert main(["run", "demo", "--help"]) == 0
+    assert "--rounds a whole number  [5]" in capsys.readouterr().out
+
+
+def test_doctor(capsys: Capture) -> None:
+    assert main(["doctor", "--json"]) == 0
+    told = _one_json(capsys)
+    assert told["ok"] is True
+    assert {
+        "python",
+        "torch",
+        "threads",
+        "cpu_capability",
+        "memory_gib",
+        "disk_free_gib",
+        "sqlite",
+        "extras",
+    } <= told.keys()
+
+
+def test_help_is_quick() -> None:
+    """Under 0.3 s on a quiet machine; the best of three, with room for a busy one."""
+    best = min(_seconds(["--help"]) for _ in range(3))
+    assert best < 0.6, f"{best:.2f} s"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m triloop run --help 2>&1 >&3 3>&- | cat"
+    done = subprocess.run(
+        ["bash", "-c", f"{{ {command}; }} 3> >(head -1 > /dev/null)"], capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def _seconds(words: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "triloop", *words], check=True, capture_output=True, timeout=60)
+    return time.perf_counter() - began
