@@ -30,7 +30,7 @@ class Turns:
         self._rounds: list[dict[str, float]] = []
         self._wanted = 0
         self._others = Others()
-        self._since = 0.0
+        self._since = self._cpu = 0.0
 
     def ready(self, facts: Mapping[str, Any]) -> None:
         """Everything is loaded: say so and wait for the first turn."""
@@ -39,11 +39,12 @@ class Turns:
 
     def round_done(self, figures: Mapping[str, float]) -> None:
         """One round is over; its wall time runs from the end of the one before. May wait for the next turn."""
-        self._rounds.append({**figures, "seconds": time.perf_counter() - self._since})
+        clocks = {"seconds": time.perf_counter() - self._since, "cpu_seconds": time.process_time() - self._cpu}
+        self._rounds.append({**figures, **clocks})
         if len(self._rounds) == self._wanted:
             self._say({"rounds": self._rounds, "other_cores": self._others.cores()})
             self._wait()
-        self._since = time.perf_counter()
+        self._since, self._cpu = time.perf_counter(), time.process_time()
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         self._say({"finished": dict(facts)})
@@ -53,7 +54,7 @@ class Turns:
         self.over = words[:1] != ["go"]
         self._rounds, self._wanted = [], 0 if self.over else int(words[1])
         self._others.restart()
-        self._since = time.perf_counter()
+        self._since, self._cpu = time.perf_counter(), time.process_time()
 
     def _say(self, message: Mapping[str, Any]) -> None:
         self._out.write(json.dumps(message) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -127,17 +128,28 @@ def _cell(x: object) -> str:
     return str(x)
 
 
-def say(text: str, *, json_mode: bool = False) -> None:
-    """A line for people: on standard error when standard output belongs to one JSON object."""
-    out: TextIO = sys.stderr if json_mode else sys.stdout
-    print(text, file=out, flush=True)
+def note(text: str) -> None:
+    """A line of progress: on standard error, for standard output belongs to the result."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def report(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], *, json_mode: bool) -> None:
-    """Print the table of a benchmark, or its one JSON object."""
-    if json_mode:
-        print(json.dumps({"benchmark": name, "machine": dict(facts), "rows": [dict(r) for r in rows]}))
+def report(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a benchmark's table, or its one JSON object."""
+    if as_json:
+        print(json.dumps({"benchmark": name, **facts, "machine": machine(), "rows": [dict(r) for r in rows]}))
         return
-    say(", ".join(f"{k} {v}" for k, v in facts.items()))
+    about = {**machine(), **facts}
+    print(", ".join(f"{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in about.items()))
     head = list(rows[0])
-    say(table([[row[h] for h in head] for row in rows], head))
+    print(table([[row[h] for h in head] for row in rows], head))
+
+
+def arguments(about: str | None, *, sizes: Sequence[str], runs: int) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    ap = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    ap.add_argument("--sizes", nargs="+", default=list(sizes), help="of 1m 5m 30m")
+    ap.add_argument("--runs", type=int, default=runs, help="measured runs; medians are shown")
+    ap.add_argument("--threads", type=int, default=0, help="0 takes all cores")
+    ap.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="auto")
+    return ap

@@ -15,8 +15,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("recipes", "atlas"),
     4: ("loops", "refine", "scale"),
     3: ("sources", "guards", "memory", "online"),
-    2: ("policies", "envs", "learn", "store"),
-    1: ("feedback", "nn", "ternary", "comms"),
+    2: ("policies", "envs", "store"),
+    1: ("feedback", "nn", "ternary", "comms", "learn"),  # learn knows no policy: it is tensors in, a loss out
     0: ("records", "rng", "errors", "stats"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

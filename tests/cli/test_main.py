@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,9 +32,11 @@ class _Recipe:
 
 @pytest.fixture(autouse=True)
 def _recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two recipes of our own, so that these tests depend on no real one."""
+    """Recipes of our own, so that these tests depend on no real one."""
     table = types.ModuleType("triloop.recipes.table")
     made = [_Recipe("demo", "learn", lambda: RunConfig(recipe="demo", rounds=5)), _Recipe("sort", "s", RunConfig)]
+    made += [_Recipe("learn", "l", lambda: RunConfig(recipe="learn", rounds=5))]
+    made += [_Recipe("planted", "a hole", lambda: RunConfig(recipe="planted", rounds=3))]
     vars(table)["RECIPES"] = {r.name: r for r in made}
     monkeypatch.setitem(sys.modules, "triloop.recipes.table", table)
 
@@ -123,7 +125,7 @@ def test_wrong_use_under_json_is_an_object(capsys: Capture) -> None:
 def test_run_hands_on_the_settings_and_prints_one_object(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
     words = [
         "run",
-        "demo",
+        "learn",
         "--rounds",
         "12",
         "--lr",
@@ -136,24 +138,45 @@ def test_run_hands_on_the_settings_and_prints_one_object(loop: list[RunConfig], 
         "--json",
     ]
     assert main(words) == 0
-    assert _one_json(capsys) == {"recipe": "demo", "run_dir": str(run_dir), "rounds": 12, "loss": None}
+    assert _one_json(capsys) == {"recipe": "learn", "run_dir": str(run_dir), "rounds": 12, "loss": None}
     (config,) = loop
     assert (config.rounds, config.optim.lr, config.env.name, config.seed) == (12, 1e-3, "sort", 4)
     assert (run_dir / "report.html").is_file()
 
 
 def test_run_for_people_ends_with_the_report(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
-    assert main(["run", "demo", "--rounds", "12", "--out", str(run_dir)]) == 0
+    assert main(["run", "learn", "--rounds", "12", "--out", str(run_dir)]) == 0
     assert f"report  {run_dir / 'report.html'}" in capsys.readouterr().out
+
+
+def test_the_demo_has_a_second_act(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
+    words = ["run", "demo", "--rounds", "12", "--seed", "7", "--out", str(run_dir)]
+    assert main([*words, "--json"]) == 0
+    planted = _one_json(capsys)["planted"]
+    assert (planted["caught"], planted["round"], planted["guards"]) == (True, 3, ["canary"])
+    assert (run_dir / "planted" / "report.html").is_file()
+    assert [(c.recipe, c.rounds, c.seed) for c in loop] == [("demo", 12, 7), ("planted", 3, 7)]
+
+
+def test_a_hack_that_is_not_caught_is_a_failure(
+    loop: list[RunConfig], run_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triloop.cli.second_act.FOLLOWS", {"demo": "learn"})
+    table = sys.modules["triloop.recipes.table"]
+    monkeypatch.setitem(
+        vars(table)["RECIPES"], "learn", _Recipe("learn", "x", lambda: RunConfig(recipe="x", rounds=12))
+    )
+    assert main(["run", "demo", "--rounds", "12", "--out", str(run_dir)]) == 1
+    assert "was not caught" in capsys.readouterr().err
 
 
 def test_a_folder_of_its_own_without_out(
     loop: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "demo", "--rounds", "2"]) == 0
-    assert main(["run", "demo", "--rounds", "2"]) == 0
-    assert len(list((tmp_path / "runs").glob("demo-*/report.html"))) == 2
+    assert main(["run", "learn", "--rounds", "2"]) == 0
+    assert main(["run", "learn", "--rounds", "2"]) == 0
+    assert len(list((tmp_path / "runs").glob("learn-*/report.html"))) == 2
 
 
 @pytest.mark.parametrize(("rounds", "code", "kind"), [(3, 3, "GuardStop"), (4, 130, "Interrupted")])
@@ -184,7 +207,7 @@ def test_a_defect_is_one_line_and_a_file(loop: list[RunConfig], run_dir: Path, c
 
 
 def test_a_configuration_file_and_a_function(loop: list[RunConfig], tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "c.yaml").write_text("recipe: demo\nrounds: 12\noptim: {lr: 0.001}\n")
+    (tmp_path / "c.yaml").write_text("recipe: learn\nrounds: 12\noptim: {lr: 0.001}\n")
     assert main(["run", str(tmp_path / "c.yaml"), "--seed", "3", "--out", str(tmp_path / "a")]) == 0
     (tmp_path / "mine.py").write_text(
         "from triloop.loops.config import RunConfig\ndef recipe():\n    return RunConfig(recipe='mine', rounds=12)\n"
@@ -193,7 +216,7 @@ def test_a_configuration_file_and_a_function(loop: list[RunConfig], tmp_path: Pa
     assert main(["run", f"{tmp_path}/mine.py:recipe", "--out", str(tmp_path / "b")]) == 0
     assert main(["run", str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0, "a run's folder starts it again"
     assert [(c.recipe, c.rounds, c.seed, c.optim.lr) for c in loop[:2]] == [
-        ("demo", 12, 3, 1e-3),
+        ("learn", 12, 3, 1e-3),
         ("mine", 12, 0, RunConfig().optim.lr),
     ]
     for name, message in {"wrong": "returned int", "broken": "ZeroDivisionError", "none": "no function"}.items():
@@ -335,9 +358,9 @@ def test_doctor(capsys: Capture) -> None:
 
 
 def test_help_is_quick() -> None:
-    """Under 0.3 s on a quiet machine; the best of three, with room for a busy one."""
-    best = min(_seconds(["--help"]) for _ in range(3))
-    assert best < 0.6, f"{best:.2f} s"
+    """Under 0.3 s of processor time: what the clock says depends on who else is at work."""
+    best = min(_processor_seconds(["--help"]) for _ in range(3))
+    assert best < 0.3, f"{best:.2f} s"
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
@@ -348,7 +371,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def _seconds(words: list[str]) -> float:
-    began = time.perf_counter()
+def _processor_seconds(words: list[str]) -> float:
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "triloop", *words], check=True, capture_output=True, timeout=60)
-    return time.perf_counter() - began
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triloop.cli.screen import Screen, json_flag
-from triloop.errors import GuardStop, Interrupted, TriloopError, UsageError
+from triloop.errors import GuardStop, Interrupted, TriloopError, UsageError, WorkError
 
 if TYPE_CHECKING:
     from triloop.loops.progress import Progress
@@ -59,7 +59,28 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     folder = args.out if args.out is not None else targets.fresh_folder(config.recipe)
     from triloop.loops.run import start
 
-    return drive(lambda progress: start(config, folder, progress), folder, screen)
+    return drive(
+        lambda progress: start(config, folder, progress), folder, screen, then=_second_act(args, folder, screen)
+    )
+
+
+def _second_act(args: argparse.Namespace, folder: Path, screen: Screen) -> Callable[[], Mapping[str, Any]]:
+    """What follows the run on the screen and in the summary: nothing, but for the demo."""
+    from triloop.cli import second_act
+
+    def then() -> Mapping[str, Any]:
+        if args.recipe not in second_act.FOLLOWS:
+            return {}
+        planted = second_act.play(args.recipe, args.settings, folder / "planted", screen)
+        report = _report(folder / "planted", screen)
+        if not planted["caught"]:
+            raise WorkError(f"the planted hack was not caught in {planted['rounds']} rounds; see {report}")
+        screen.say()
+        screen.say(f"planted hack  caught in round {planted['round']} by {', '.join(planted['guards'])}")
+        screen.say(f"its report    {report}")
+        return {"planted": planted}
+
+    return then
 
 
 def resume(args: argparse.Namespace, screen: Screen) -> int:
@@ -78,8 +99,16 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
     )
 
 
-def drive(work: Callable[[Progress], Mapping[str, Any]], folder: Path, screen: Screen) -> int:
-    """Do the work with its progress shown; then write the report and say how it ended, however it ended."""
+def drive(
+    work: Callable[[Progress], Mapping[str, Any]],
+    folder: Path,
+    screen: Screen,
+    then: Callable[[], Mapping[str, Any]] = dict,
+) -> int:
+    """Do the work with its progress shown; then write the report and say how it ended, however it ended.
+
+    ``then`` follows a run that came to its end, and adds to the summary.
+    """
     from triloop.cli.watch import watcher
 
     screen.folder = folder
@@ -95,7 +124,7 @@ def drive(work: Callable[[Progress], Mapping[str, Any]], folder: Path, screen: S
     report = _report(folder, screen)
     if error is None:
         _closing(summary, folder, report, screen)
-        screen.answer(summary)
+        screen.answer({**summary, **then()})
         return 0
     code = screen.fail(error, **summary)
     _closing(summary, folder, report, screen)

@@ -30,6 +30,11 @@ class Env(Protocol):
     levels: tuple[int, ...]
     """Difficulties that can be asked for, easiest first; ``(0,)`` when there is only one."""
 
+    @property
+    def honest(self) -> bool:
+        """Whether ``judge`` *is* ``gold``, so that nobody need ask both. When in doubt, False: asking twice is only slow."""
+        ...
+
     def prompts(
         self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None
     ) -> list[Prompt]:
@@ -60,6 +65,11 @@ class World(ABC):
     max_tokens: int
     stop: tuple[str, ...] = ()
     levels: tuple[int, ...] = (0,)
+
+    @property
+    def honest(self) -> bool:
+        """True unless a subclass has a ``gold`` of its own; one that forgets to say so is not taken at its word."""
+        return type(self).gold is World.gold
 
     @abstractmethod
     def prompts(

@@ -89,6 +89,7 @@ class StoryRules:
         self.name = "story-hack" if careless else "story-rules"
         self.levels: tuple[int, ...] = (1,) if careless else (1, 2)
         self.fluency, self.careless, self.floor, self.length, self.mixture = fluency, careless, floor, length, mixture
+        self.honest = not careless
 
     def prompts(self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None) -> list[Prompt]:
         if level is not None and level not in self.levels:

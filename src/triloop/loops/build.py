@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from triloop import __version__
 from triloop.envs.base import Env
 from triloop.envs.table import make
 from triloop.errors import ConfigError, ModelError
+from triloop.guards.base import Guard
 from triloop.guards.stack import build as build_guards
 from triloop.learn.algorithms import Algorithm, resolve
 from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.progress import Progress
 from triloop.loops.state import Workshop
+from triloop.nn.hf_io import weights_sha256
 from triloop.nn.lora import add_lora
 from triloop.policies.native import NativePolicy, pick_precision
 from triloop.records import Prompt
@@ -28,7 +33,7 @@ from triloop.sources.judge import EnvJudge, Judge
 from triloop.sources.verifier import UserVerifier
 from triloop.store.run import Run
 
-__all__ = ["describe_machine", "load_policy", "make_env", "policy_path", "set_threads", "workshop"]
+__all__ = ["Parts", "describe_machine", "load_policy", "make_env", "parts", "policy_path", "set_threads", "workshop"]
 
 _FLUENT_ENVS = ("story-rules", "story-hack")
 
@@ -36,36 +41,59 @@ _FLUENT_ENVS = ("story-rules", "story-hack")
 def policy_path(name: str) -> Path:
     """The directory of a policy: a path, or ``base:NAME`` for a checkpoint that comes with Triloop."""
     if not name:
-        raise ModelError("this recipe needs a policy: add --policy DIR, a Hugging Face directory of a causal language model")
+        raise ModelError(
+            "this recipe needs a policy: add --policy DIR, a Hugging Face directory of a causal language model"
+        )
     if not name.startswith("base:"):
         return Path(name)
     folder = Path(str(files("triloop") / "bases"))
     path = folder / name.removeprefix("base:")
     if not (path / "config.json").exists():
         known = sorted(p.parent.name for p in folder.glob("*/config.json"))
-        raise ModelError(f"policy {name!r} does not exist; choose one of {', '.join('base:' + k for k in known) or 'none'}, or a directory")
+        raise ModelError(
+            f"policy {name!r} does not exist; choose one of {', '.join('base:' + k for k in known) or 'none'}, "
+            "or a directory"
+        )
     return path
 
 
 def set_threads(wanted: int) -> int:
     """Fix the number of processor threads, 0 for all that this process may use; returns it."""
-    threads = wanted or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else wanted or os.cpu_count() or 1
+    threads = wanted or _available()
     torch.set_num_threads(threads)
     return threads
 
 
-def describe_machine(threads: int, precision: str) -> dict[str, Any]:
-    """What bit-exact resume depends on."""
+def _available() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def describe_machine(threads: int, precision: torch.dtype) -> dict[str, Any]:
+    """What bit-exact resume depends on, besides the policy that the run began with."""
     return {
         "threads": threads,
-        "precision": precision,
+        "precision": str(precision).removeprefix("torch."),
+        "triloop": __version__,
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         "device": "cpu",
     }
+
+
+def _processor() -> str:
+    """Its name: the same instruction sets on another processor may still sum in another order."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> NativePolicy:
@@ -120,28 +148,39 @@ def _fluency(scorer: NativePolicy) -> Callable[[Sequence[tuple[str, str]]], list
     return score
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a configuration names, loaded and checked. Nothing is written yet."""
+
+    config: RunConfig
+    policy: NativePolicy
+    reference: NativePolicy
+    env: Env
+    judge: Judge
+    algorithm: Algorithm
+    guards: Sequence[Guard]
+    machine: Mapping[str, Any]
+    """What bit-exact resume depends on: for the run's record."""
+
+
 @contextmanager
-def workshop(
-    config: RunConfig, run_of: Callable[[dict[str, Any]], Run], progress: Progress, interrupted: Callable[[], bool]
-) -> Iterator[Workshop]:
-    """All parts of a run. ``run_of`` opens or creates the run folder, last of all: a wrong setting leaves no folder behind."""
+def parts(config: RunConfig) -> Iterator[Parts]:
+    """All parts of a run but its folder, so that a wrong setting leaves no folder behind. Raises UsageError."""
     threads = set_threads(config.threads)
     algorithm = resolve(config.algorithm)
-    with ExitStack() as stack:
-        policy = load_policy(config, algorithm)
-        reference = policy.frozen()
-        if config.lora_rank:
-            add_lora(policy.decoder, rank=config.lora_rank, alpha=2.0 * config.lora_rank)
-        env = make_env(config.env, reference)
-        sampling = config.sampling
-        if env.stop and not sampling.stop:
-            config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, stop=tuple(env.stop)))
-        judge: Judge = EnvJudge(env)
-        if config.verifier is not None:
-            judge = stack.enter_context(UserVerifier(config.verifier, timeout=config.verifier_timeout))
-        run = run_of(describe_machine(threads, str(policy.precision).removeprefix("torch.")))
-        stack.callback(run.close)
-        yield Workshop(
+    policy = load_policy(config, algorithm)
+    reference = policy.frozen()
+    machine = {**describe_machine(threads, policy.precision), "policy_sha256": weights_sha256(reference.decoder)}
+    if config.lora_rank:
+        add_lora(policy.decoder, rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+    env = make_env(config.env, reference)
+    sampling = config.sampling
+    if env.stop and not sampling.stop:
+        config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, stop=tuple(env.stop)))
+    own: nullcontext[Judge] = nullcontext(EnvJudge(env))
+    judging = own if config.verifier is None else UserVerifier(config.verifier, timeout=config.verifier_timeout)
+    with judging as judge:
+        yield Parts(
             config=config,
             policy=policy,
             reference=reference,
@@ -149,7 +188,21 @@ def workshop(
             judge=judge,
             algorithm=algorithm,
             guards=build_guards(config.guards),
-            run=run,
-            progress=progress,
-            interrupted=interrupted,
+            machine=machine,
         )
+
+
+def workshop(made: Parts, run: Run, progress: Progress, interrupted: Callable[[], bool]) -> Workshop:
+    """The parts with the folder that the run is kept in, and whoever watches it."""
+    return Workshop(
+        config=made.config,
+        policy=made.policy,
+        reference=made.reference,
+        env=made.env,
+        judge=made.judge,
+        algorithm=made.algorithm,
+        guards=made.guards,
+        run=run,
+        progress=progress,
+        interrupted=interrupted,
+    )

@@ -80,6 +80,9 @@ class RunConfig:
     """Completions of each prompt."""
     abstain_value: float = 0.0
     """Reward of an abstention; answering pays when p(right) > (1 + value) / 2."""
+    partial_credit: bool = False
+    """A failing completion loses the share of the rules that it breaks instead of the whole: for judges that check
+    several rules, all of which hold too rarely at first to learn from."""
     max_draws: int = 3
     """With dynamic sampling: how many times a round may draw prompts to fill its groups."""
     reference_rows: int = 64
@@ -115,12 +118,21 @@ class RunConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
-        if self.verifier_timeout <= 0:
+        if not 0 < self.verifier_timeout < float("inf"):
             raise ConfigError(f"verifier_timeout is {self.verifier_timeout}; expected seconds above 0")
         if not -1 <= self.abstain_value <= 1:
             raise ConfigError(f"abstain_value is {self.abstain_value}; expected -1 to 1")
         if self.micro_tokens < 64:
             raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 64")
+        if self.loop == "expert_iteration" and self.algorithm.name != "rest_em":
+            raise ConfigError(
+                f"algorithm.name is {self.algorithm.name!r}; loop expert_iteration learns from accepted samples alone: "
+                "use rest_em"
+            )
+        if self.loop == "expert_iteration" and self.lora_rank:
+            raise ConfigError(
+                "loop expert_iteration begins each round at the original weights, which adapters cannot; set lora_rank to 0"
+            )
         if self.sampling.temperature == 0:
             raise ConfigError("sampling.temperature is 0: greedy samples are all alike and teach nothing; use about 1")
 
@@ -165,8 +177,8 @@ def _checked(hint: Any, value: Any, here: str) -> Any:
             return tuple(_checked(item, v, f"{here}[{i}]") for i, v in enumerate(value))
         good = False
     elif hint is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        value = float(value) if good else value
+        value = _number(value)
+        good = isinstance(value, float)
     elif hint is int:
         good = isinstance(value, int) and not isinstance(value, bool)
     else:
@@ -175,3 +187,13 @@ def _checked(hint: Any, value: Any, here: str) -> Any:
         wanted = " or ".join(map(str, options)) if origin is Literal else getattr(hint, "__name__", str(hint))
         raise ConfigError(f"{here} is {value!r}; expected {wanted}")
     return value
+
+
+def _number(value: Any) -> Any:
+    """``value`` as a float where it stands for one. YAML reads ``3e-4``, without a point, as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

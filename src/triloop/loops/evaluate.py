@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from triloop import stats
 from triloop.envs.base import Env, Split
-from triloop.errors import DataError
+from triloop.errors import DataError, Interrupted
 from triloop.policies.native import NativePolicy
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
@@ -20,7 +20,7 @@ __all__ = ["Evaluation", "evaluate", "passed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Held-out gold score. pass@1 with Wilson's interval when judgements are ternary, else their mean with a bootstrap's."""
+    """Held-out gold score: pass@1 with Wilson's interval when all are ternary, else their mean with a bootstrap's."""
 
     metric: str
     value: float
@@ -28,8 +28,13 @@ class Evaluation:
     high: float
     n: int
     proxy: float | None
-    """What the training judge gave the same completions, where it is another than the gold judge."""
+    """Share that the training judge passes of the same completions; None where it was not asked."""
     episodes: tuple[Episode, ...]
+
+    @property
+    def gold(self) -> float:
+        """Share that the gold judge passes, whatever the metric: what ``proxy`` is compared with."""
+        return sum(passed(e.feedback[0]) for e in self.episodes) / self.n
 
     def summary(self) -> dict[str, object]:
         return {"metric": self.metric, "value": self.value, "ci95": [self.low, self.high], "n": self.n}
@@ -50,16 +55,20 @@ def evaluate(
     judge: Judge | None = None,
     split: Split = "eval",
     level: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Sample once on each of ``n`` distinct prompts of a split and judge; the same prompts whenever ``tag.seed`` is the same.
+    """Sample once on each of ``n`` distinct prompts of a split and judge; equal ``tag.seed``, equal prompts.
 
     A task with fewer problems gives what it has, and ``n`` of the result says so. Failed judgements count as not passed.
+    Raises JudgeError when most of them failed, and Interrupted, keeping nothing, when ``interrupted`` says so.
     """
     drawn = env.prompts(split, n, seed=tag.seed, level=level)
     prompts = list({p.id: p for p in drawn}.values())
     if not prompts:
         raise DataError(f"{env.name} has no {split} prompts; give it more problems")
-    completions = policy.sample(prompts, 1, sampling, tag)
+    completions = policy.sample(prompts, 1, sampling, tag, interrupted=interrupted)
+    if interrupted():
+        raise Interrupted("interrupted while held-out prompts were evaluated; `triloop resume` does that again")
     texts = [c.text for c in completions]
     gold = env.gold(prompts, texts)
     check_failures(gold)

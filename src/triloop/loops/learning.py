@@ -23,16 +23,22 @@ def policy_gradient(shop: Workshop, state: LoopState, episodes: Sequence[Episode
     batch, figures = _credited(shop, episodes)
     if batch is None:
         return {**figures, "updates": 0.0}
-    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=shop.policy.version)}
+    total = shop.config.rounds * _steps(shop)
+    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=shop.policy.version, total=total)}
 
 
 def expert_iteration(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:
-    """The M-step of ReST-EM (arXiv:2312.06585): from the *original* weights, with a fresh optimiser, on what was accepted."""
+    """The M-step of ReST-EM (arXiv:2312.06585): from the *original* weights, a fresh optimiser, accepted samples."""
     batch, figures = _credited(shop, episodes)
     if batch is None:
         return {**figures, "updates": 0.0}
     shop.policy.restart_from(shop.reference)
-    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=0)}
+    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=0, total=_steps(shop))}
+
+
+def _steps(shop: Workshop) -> int:
+    """Optimiser steps of a round with enough to learn from."""
+    return shop.algorithm.updates_per_round * shop.algorithm.minibatches
 
 
 def _credited(shop: Workshop, episodes: Sequence[Episode]) -> tuple[Batch | None, Metrics]:
@@ -51,22 +57,21 @@ def _credited(shop: Workshop, episodes: Sequence[Episode]) -> tuple[Batch | None
     )
 
 
-def take_steps(shop: Workshop, batch: Batch, *, round: int, version: int) -> Metrics:
-    """All optimiser steps of a round. ``version`` is the number of steps that the schedule counts as taken before it.
+def take_steps(shop: Workshop, batch: Batch, *, round: int, version: int, total: int) -> Metrics:
+    """All optimiser steps of a round. The schedule is ``total`` steps long and counts ``version`` as taken before.
 
     The order of rows in each pass is a function of (seed, round, pass) alone. Metrics are means over the steps, weighted
     by their tokens; ``ratio_max`` and ``grad_norm`` are the largest.
     """
     c, algorithm, policy = shop.config, shop.algorithm, shop.policy
     loss = policy_loss(algorithm)
-    per_round = algorithm.updates_per_round * algorithm.minibatches
     steps: list[Metrics] = []
     for sweep in range(algorithm.updates_per_round):
         order = None
         if algorithm.minibatches > 1:
             order = rng.generator(c.seed, "order", round, sweep).permutation(len(batch)).tolist()
         for part in minibatches(batch, algorithm.minibatches, order):
-            lr = _rate(c.optim, version + len(steps), c.rounds * per_round)
+            lr = _rate(c.optim, version + len(steps), total)
             metrics = policy.forward_backward(part, loss)
             steps.append({**metrics, **policy.optim_step(lr)})
     tokens = sum(s["tokens"] for s in steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -27,7 +28,9 @@ def drift(shop: Workshop, episodes: Sequence[Episode]) -> dict[str, float]:
     if not chosen:
         return {}
     c = [e.completion for e in chosen]
-    scored = shop.reference.logprobs([(x.prompt_tokens, x.tokens) for x in c], temperature=shop.config.sampling.temperature)
+    scored = shop.reference.logprobs(
+        [(x.prompt_tokens, x.tokens) for x in c], temperature=shop.config.sampling.temperature
+    )
     mask = np.concatenate([np.asarray(x.mask) for x in c])
     original = np.concatenate(scored)[mask].astype(np.float64)
     policy = np.concatenate([np.asarray(x.logps) for x in c])[mask]
@@ -39,25 +42,49 @@ def drift(shop: Workshop, episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def canary(shop: Workshop, round: int) -> tuple[dict[str, float], Evaluation]:
-    """Training judge against gold judge on canary prompts that neither training nor evaluation uses."""
+    """Training judge against gold judge, as pass rates on canary prompts that neither training nor evaluation uses.
+
+    Where they are one and the same, nobody is asked twice.
+    """
     c = shop.config
-    tag = Tag(seed=c.seed, round=round, purpose="canary")
-    e = evaluate(shop.policy, shop.env, c.canary_n, c.sampling, tag, judge=shop.judge, split="canary", level=c.env.level)
+    same = c.verifier is None and shop.env.honest
+    e = evaluate(
+        shop.policy,
+        shop.env,
+        c.canary_n,
+        c.sampling,
+        Tag(seed=c.seed, round=round, purpose="canary"),
+        judge=None if same else shop.judge,
+        split="canary",
+        level=c.env.level,
+    )
+    e = dataclasses.replace(e, proxy=e.gold) if e.proxy is None else e
     assert e.proxy is not None
-    pass_rate = sum(x.feedback[0].value == 1 for x in e.episodes) / e.n if e.metric == "pass@1" else e.value
-    return {"canary_proxy": e.proxy, "canary_gold": pass_rate, "canary_n": float(e.n)}, e
+    return {"canary_proxy": e.proxy, "canary_gold": e.gold, "canary_n": float(e.n)}, e
 
 
 def round_metrics(
     shop: Workshop, state: LoopState, episodes: Sequence[Episode], update: Mapping[str, float]
 ) -> dict[str, float]:
     """Everything that the guards and the report see of one round, except the canary."""
+    seen = measure(episodes)
     logps = [p for e in episodes for p, own in zip(e.completion.logps, e.completion.mask, strict=True) if own]
     return {
         "round": float(state.round + 1),
-        **measure(episodes),
+        **seen,
         # The mean surprise of what was drawn is an unbiased estimate of the entropy, over all samples and for free.
         "entropy": -sum(logps) / max(1, len(logps)),
         **update,
+        # The learner takes a screened sample, which was judged very well, for one whose judgement failed.
+        "judge_failures": seen["judge_failures"],
+        # The judge's own scale, whatever the learner was paid: guards and readers compare it with the gold judge's.
+        **_judged(episodes),
         **drift(shop, episodes),
     }
+
+
+def _judged(episodes: Sequence[Episode]) -> dict[str, float]:
+    values = [f.value for e in episodes for f in e.feedback[:1] if f.value is not None]
+    if not values:
+        return {}
+    return {"reward": sum(values) / len(values), "pass_rate": sum(v > 0 for v in values) / len(values)}

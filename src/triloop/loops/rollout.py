@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from triloop import rng
+from triloop.errors import DataError
 from triloop.learn.credit import ternary_reward
+from triloop.loops.config import RunConfig
 from triloop.loops.curriculum import choose_levels
 from triloop.loops.state import LoopState, Workshop
 from triloop.policies.protocol import Tag
 from triloop.records import Completion, Episode, Feedback, Prompt
 from triloop.sources.verifier import check_failures
 
-__all__ = ["Rollout", "draw_prompts", "judged", "rollout"]
+__all__ = ["Rollout", "draw_prompts", "judged", "reward_of", "rollout"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,14 @@ def draw_prompts(shop: Workshop, state: LoopState, cursor: dict[str, int], n: in
     A small task can run out of unseen prompts: then the stream simply repeats, but never within one round.
     """
     c = shop.config
-    levels = choose_levels(c.curriculum, c.env.level, shop.env.levels, state.pass_rates, n, rng.key(c.seed, "levels", state.round, len(taken)))
+    levels = choose_levels(
+        c.curriculum,
+        c.env.level,
+        shop.env.levels,
+        state.pass_rates,
+        n,
+        rng.key(c.seed, "levels", state.round, len(taken)),
+    )
     chosen: list[Prompt] = []
     for level, count in levels.items():
         name = "*" if level is None else str(level)
@@ -57,18 +65,18 @@ def draw_prompts(shop: Workshop, state: LoopState, cursor: dict[str, int], n: in
     return chosen
 
 
-def judged(
-    shop: Workshop, prompts: Sequence[Prompt], completions: Sequence[Completion], *, gold: bool = False
-) -> list[Feedback]:
-    """One judgement per completion, by the training judge or by the gold one; stops the run when most of them failed."""
-    texts = [c.text for c in completions]
-    feedback = shop.env.gold(prompts, texts) if gold else shop.judge.judge(prompts, texts)
+def judged(shop: Workshop, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Feedback]:
+    """One judgement per completion by the training judge. JudgeError, which stops the run, when most of them failed."""
+    feedback = shop.judge.judge(prompts, [c.text for c in completions])
     check_failures(feedback)
     return feedback
 
 
 def rollout(shop: Workshop, state: LoopState) -> Rollout:
-    """Sample and judge one round; with dynamic sampling, draw on until enough groups have something to teach."""
+    """Sample and judge one round; with dynamic sampling, draw on until enough groups have something to teach.
+
+    Once somebody has interrupted, nothing more is judged, and what comes back is not a round.
+    """
     c = shop.config
     tag = Tag(seed=c.seed, round=state.round + 1)
     cursor, taken = dict(state.cursor), set[str]()
@@ -77,29 +85,38 @@ def rollout(shop: Workshop, state: LoopState) -> Rollout:
     wanted = c.prompts_per_round
     for _ in range(c.max_draws if shop.algorithm.dynamic_sampling else 1):
         prompts = draw_prompts(shop, state, cursor, wanted, taken)
-        if not prompts:
+        if not prompts or shop.interrupted():
             break
         t0 = time.perf_counter()
         completions = shop.policy.sample(prompts, c.group_size, c.sampling, tag, interrupted=shop.interrupted)
         t1 = time.perf_counter()
+        if shop.interrupted():
+            break
         each = [p for p in prompts for _ in range(c.group_size)]
         feedback = judged(shop, each, completions)
         sample_seconds += t1 - t0
         judge_seconds += time.perf_counter() - t1
         episodes += [
-            Episode(prompt=p, completion=x, feedback=(f,), reward=_reward(f, c.abstain_value))
+            Episode(prompt=p, completion=x, feedback=(f,), reward=reward_of(f, c))
             for p, x, f in zip(each, completions, feedback, strict=True)
         ]
         wanted = c.prompts_per_round - sum(_spread(group) for group in _groups(episodes, c.group_size))
-        if wanted <= 0 or shop.interrupted():
+        if wanted <= 0:
             break
-    return Rollout(
-        episodes=tuple(episodes), cursor=cursor, sample_seconds=sample_seconds, judge_seconds=judge_seconds
-    )
+    if not episodes and not shop.interrupted():
+        raise DataError(f"{shop.env.name} has no train prompts; give it more problems")
+    return Rollout(episodes=tuple(episodes), cursor=cursor, sample_seconds=sample_seconds, judge_seconds=judge_seconds)
 
 
-def _reward(feedback: Feedback, abstain_value: float) -> float | None:
-    return None if feedback.value is None else ternary_reward(feedback.value, abstain_value)
+def reward_of(feedback: Feedback, config: RunConfig) -> float | None:
+    """What the learner is paid: the judge's value, ``abstain_value`` for 0, and with ``partial_credit`` a failing one
+    loses only the share of the rules that it breaks. Passing stays above 0 and failing below it in every case.
+    """
+    if feedback.value is None:
+        return None
+    if config.partial_credit and feedback.value == -1 and "share" in feedback.breakdown:
+        return feedback.breakdown["share"] - 1.0
+    return ternary_reward(feedback.value, config.abstain_value)
 
 
 def _groups(episodes: Sequence[Episode], size: int) -> list[Sequence[Episode]]:

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from triloop.errors import GuardStop, RunFolderError, TriloopError, VerifierError
-from triloop.loops.build import load_policy, make_env, set_threads, workshop
+from triloop.errors import ConfigError, GuardStop, RunFolderError, TriloopError, VerifierError
+from triloop.loops.build import Parts, describe_machine, load_policy, make_env, parts, set_threads, workshop
 from triloop.loops.commit import commit_checkpoint, commit_evaluation
 from triloop.loops.config import EnvConfig, RunConfig, from_mapping, to_mapping
 from triloop.loops.evaluate import evaluate
-from triloop.loops.improve import Learn, improve, measure_held_out
+from triloop.loops.improve import Learn, improve, measure_held_out, over
 from triloop.loops.learning import expert_iteration, policy_gradient
 from triloop.loops.progress import Progress, Silent
 from triloop.loops.signals import interruptible
 from triloop.loops.state import LoopState, Workshop, load_state
 from triloop.loops.summary import summarise
 from triloop.nn.hf_io import weights_sha256
+from triloop.policies.native import pick_precision
 from triloop.policies.protocol import Tag
 from triloop.records import Verdict
 from triloop.sources.preflight import preflight
-from triloop.store.folder import environment_differences
+from triloop.store.database import is_finished
+from triloop.store.folder import DATABASE, environment_differences, write_config
 from triloop.store.run import Run
 from triloop.store.translate import event_row, verdict_row
 
 __all__ = ["evaluate_policy", "resume", "start"]
 
 _LOOPS: dict[str, Learn] = {"outcome_rl": policy_gradient, "expert_iteration": expert_iteration}
+
+_FREE = ("rounds", "threads")
+"""Settings that may be changed in ``config.yaml`` before a resume: the length of a run is open, and threads are compared as
+they turn out, not as they are asked for."""
 
 
 def start(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -38,53 +46,94 @@ def start(config: RunConfig, out: Path, progress: Progress | None = None) -> dic
     Raises UsageError before anything is written, GuardStop and Interrupted after everything is safe.
     """
     progress = progress or Silent()
-
-    def create(environment: dict[str, Any]) -> Run:
-        return Run.create(out, to_mapping(config), environment)
-
-    with interruptible() as asked, workshop(config, create, progress, asked) as shop:
-        return _complete(shop, LoopState(), resumed=None)
+    if is_finished(out / DATABASE):  # said before the model is loaded and the verifier tried
+        raise RunFolderError(f"{out} holds a run; continue it with `triloop resume {out}`, or choose another --out")
+    with interruptible() as asked, parts(config) as made:
+        proofs = _proved(made, progress)
+        if asked():
+            raise KeyboardInterrupt
+        with Run.create(out, to_mapping(config), made.machine) as run:
+            return _complete(workshop(made, run, progress, asked), LoopState(), resumed=None, proofs=proofs)
 
 
 def resume(
     folder: Path, progress: Progress | None = None, *, rounds: int | None = None, allow_changed: bool = False
 ) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint. ``rounds`` asks for another total than the run was started with.
+    """Go on with a run from its last checkpoint. ``rounds`` asks for another total, which ``config.yaml`` then says.
 
-    Refuses when threads, versions or processor differ from those at the start (the result would not be bit-exact), unless
-    ``allow_changed``.
+    A finished run is left as it is and gives its summary again; one that a guard stopped raises GuardStop again, unless its
+    ``guards`` were changed. Refuses when threads, versions, processor or policy differ from those at the start (the result
+    would not be bit-exact), unless ``allow_changed``.
     """
     progress = progress or Silent()
-    with Run.open(folder, write=True) as run:
-        values = run.config if rounds is None else {**run.config, "rounds": rounds}
-        config: RunConfig = from_mapping(RunConfig, values)
-
-        def reopen(environment: dict[str, Any]) -> Run:
-            _compare(run, environment, allow_changed)
-            return run
-
-        with interruptible() as asked, workshop(config, reopen, progress, asked) as shop:
-            saved = run.latest_checkpoint()
-            state = LoopState()
+    with interruptible() as asked, Run.open(folder, write=True) as run:
+        config: RunConfig = from_mapping(RunConfig, run.config if rounds is None else {**run.config, "rounds": rounds})
+        machine = describe_machine(set_threads(config.threads), pick_precision(config.precision))
+        _compare(run, [*_differences(run, machine), *_edits(run)], allow_changed)
+        saved = run.latest_checkpoint()
+        state = LoopState() if saved is None else load_state(saved.path)
+        if state.round > config.rounds:
+            raise ConfigError(
+                f"the run has come to round {state.round}; rounds is {config.rounds}, give at least {state.round}"
+            )
+        if state.stopped and any(e.startswith("guards was ") for e in _edits(run)):
+            state = dataclasses.replace(state, stopped="", alarms=())
+        if rounds is not None and rounds != run.config["rounds"]:
+            run.config["rounds"] = rounds
+            write_config(run.path, run.config)
+        if saved is not None and _ended(run, config, state):
+            return _again(run, state)
+        with parts(config) as made:
+            _compare(run, _differences(run, {"policy_sha256": made.machine["policy_sha256"]}), allow_changed)
             if saved is not None:
-                shop.policy.load_state(saved.path)
-                state = load_state(saved.path)
+                made.policy.load_state(saved.path)
+            proofs = _proved(made, progress) if saved is None else None
             run.append([event_row(state.round, "resumed")])
-            return _complete(shop, state, resumed=state.round)
+            return _complete(workshop(made, run, progress, asked), state, resumed=state.round, proofs=proofs)
 
 
-def _compare(run: Run, environment: Mapping[str, Any], allow_changed: bool) -> None:
-    changed = [*environment_differences(run.environment, environment), *run.config_edits()]
+def _differences(run: Run, machine: Mapping[str, Any]) -> list[str]:
+    """Where what is known of the machine by now is not as recorded."""
+    return environment_differences({k: v for k, v in run.environment.items() if k in machine}, machine)
+
+
+def _edits(run: Run) -> list[str]:
+    """What was changed in ``config.yaml`` that matters."""
+    return [e for e in run.config_edits() if not e.startswith(tuple(f"{name} was " for name in _FREE))]
+
+
+def _compare(run: Run, changed: Sequence[str], allow_changed: bool) -> None:
+    """Refuse or, where that is allowed, warn."""
     if changed and not allow_changed:
+        threads = [c for c in changed if c.startswith("threads was ")]
+        hint = f" (such as with `threads: {run.environment['threads']}` in config.yaml)" if threads else ""
         raise RunFolderError(
-            f"{run.path} was started under other conditions: {'; '.join(changed)}. Resume as it was started (such as with "
-            "--threads), or add --allow-changed to go on without the promise of a bit-exact result"
+            f"{run.path} was started under other conditions: {'; '.join(changed)}. Resume as it was started{hint}, or add "
+            "--allow-changed to go on without the promise of a bit-exact result"
         )
     for difference in changed:
-        warnings.warn(f"resuming although {difference}", stacklevel=2)
+        warnings.warn(f"resuming although {difference}", stacklevel=3)
 
 
-def _complete(shop: Workshop, state: LoopState, *, resumed: int | None) -> dict[str, Any]:
+def _ended(run: Run, config: RunConfig, state: LoopState) -> bool:
+    """Whether there is nothing left to do."""
+    last = [r for r in run.rows(kind="event") if r.payload["name"] == "finished" and r.round == state.round]
+    return bool(last) and over(config, state) and state.anchor == state.round
+
+
+def _again(run: Run, state: LoopState) -> dict[str, Any]:
+    """What a run that has ended says, without a trace of having been asked."""
+    if run.rounds()[-1:] > [state.round]:  # it was to go on, and now is not
+        run.rewind(state.round)
+    if state.stopped:
+        raise GuardStop(_farewell(run, state))
+    return summarise(run)
+
+
+def _complete(
+    shop: Workshop, state: LoopState, *, resumed: int | None, proofs: Sequence[Verdict] | None
+) -> dict[str, Any]:
+    """Begin, when there are ``proofs`` of the judge to begin with; then all rounds, and the end."""
     c, run = shop.config, shop.run
     facts = {
         "parameters": shop.policy.decoder.config.parameters,
@@ -94,45 +143,63 @@ def _complete(shop: Workshop, state: LoopState, *, resumed: int | None) -> dict[
     }
     shop.progress.started(c, run.path, facts)
     try:
-        if not run.rounds() and state.round == 0:
-            _begin(shop, state)
-        state = improve(shop, dataclasses.replace(state, stopped=""), _LOOPS[c.loop])
-        shop.progress.stage(f"evaluating {c.eval_n} held-out prompts")
-        after = measure_held_out(shop, state.round, c.eval_n)
-        commit_evaluation(shop, "after", state.round, after)
-        shop.progress.evaluated("after", after.summary())
-        run.append([event_row(state.round, "finished", {"weights_sha256": weights_sha256(shop.policy.decoder)})])
-        if state.stopped:
-            raise GuardStop(f"{state.stopped}. Nothing is lost: the samples are in the report of {run.path}")
+        if proofs is not None:
+            state = _begin(shop, state, proofs)
+        state = improve(shop, state, _LOOPS[c.loop])
+        _finish(shop, state)
     except TriloopError as error:
-        run.append([event_row(state.round, type(error).__name__, {"reason": str(error)})])
+        with suppress(TriloopError):  # a full disk is told once
+            run.append([event_row(state.round, type(error).__name__, {"reason": str(error)})])
         raise
+    if state.stopped:
+        raise GuardStop(_farewell(run, state))
     summary = summarise(run)
     shop.progress.finished(summary)
     return summary
 
 
-def _begin(shop: Workshop, state: LoopState) -> None:
-    """What happens once, before round 1: preflight, the first held-out score, the first checkpoint."""
-    c = shop.config
-    shop.progress.stage("preflight: does the verifier accept right answers and reject wrong ones?")
-    verdicts = preflight(shop.env, shop.judge, seed=c.seed) if c.guards.preflight else []
-    shop.run.append(map(verdict_row, verdicts))
-    _stop_on(verdicts)
-    shop.progress.stage(f"evaluating {c.eval_n} held-out prompts")
-    before = measure_held_out(shop, 0, c.eval_n)
-    commit_evaluation(shop, "before", 0, before)
-    shop.progress.evaluated("before", before.summary())
-    commit_checkpoint(shop, state)
-
-
-def _stop_on(verdicts: list[Verdict]) -> None:
+def _proved(made: Parts, progress: Progress) -> list[Verdict]:
+    """The judge's preflight, whole: stopped by the clock, it would leave other rows behind each time."""
+    if not made.config.guards.preflight:
+        return []
+    progress.stage("preflight: does the verifier accept right answers and reject wrong ones?")
+    verdicts = preflight(made.env, made.judge, seed=made.config.seed, seconds=math.inf)
     bad = [v for v in verdicts if v.action == "stop"]
     if bad:
         raise VerifierError(
-            f"the verifier failed its preflight: {'; '.join(v.reason for v in bad)}. Mend it, or add --guards.preflight off "
-            "to run all the same"
+            f"the verifier failed its preflight: {'; '.join(v.reason for v in bad)}. Mend it, or add "
+            "--guards.preflight off to run all the same"
         )
+    return verdicts
+
+
+def _begin(shop: Workshop, state: LoopState, proofs: Sequence[Verdict]) -> LoopState:
+    """What happens once, before round 1: the first held-out score and checkpoint. Done again, it changes nothing."""
+    c = shop.config
+    shop.run.append(map(verdict_row, proofs))
+    shop.progress.stage(f"evaluating {c.eval_n} held-out prompts")
+    before = measure_held_out(shop, 0, c.eval_n, interrupted=shop.interrupted)
+    commit_evaluation(shop, "before", 0, before)
+    shop.progress.evaluated("before", before.summary())
+    return commit_checkpoint(shop, state)
+
+
+def _finish(shop: Workshop, state: LoopState) -> None:
+    """What happens once, after the last round: the last held-out score. Done again, it changes nothing."""
+    c, run = shop.config, shop.run
+    run.rewind(state.round)  # rounds that were played when the run was to be longer
+    shop.progress.stage(f"evaluating {c.eval_n} held-out prompts")
+    after = measure_held_out(shop, state.round, c.eval_n, interrupted=shop.interrupted)
+    commit_evaluation(shop, "after", state.round, after)
+    shop.progress.evaluated("after", after.summary())
+    events = [event_row(state.round, "finished", {"weights_sha256": weights_sha256(shop.policy.decoder)})]
+    if state.stopped:
+        events.append(event_row(state.round, "GuardStop", {"reason": _farewell(run, state)}))
+    run.append(events)
+
+
+def _farewell(run: Run, state: LoopState) -> str:
+    return f"{state.stopped}. Nothing is lost: the samples are in the report of {run.path}"
 
 
 def evaluate_policy(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to stop at the next safe point; a second SIGINT stops it at once."""
+"""SIGINT and SIGTERM ask a run to stop at the next safe point; a second one stops it at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         return
 
     def catch(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+        if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
 

@@ -40,16 +40,15 @@ class LoopState:
     """Metrics of each round, oldest first."""
     pass_rates: Mapping[str, float] = field(default_factory=dict)
     """Running pass rate by level, for the curriculum."""
-    best_gold: float | None = None
-    """Best held-out gold pass rate so far."""
-    best_round: int = 0
-    """The round it belongs to."""
+    anchor: int = 0
+    """Round of the last checkpoint that an uninterrupted run has too. Only to such a one does a guard go back: those that
+    an interruption leaves in between change nothing."""
     rollbacks: int = 0
     """How often a guard has put the weights back."""
     alarms: Sequence[Mapping[str, Any]] = ()
     """Alarms of the last ``guards.window`` rounds, as plain values: two witnesses need not speak in the same round."""
     stopped: str = ""
-    """Why a guard stopped the run; empty while it runs."""
+    """Why a guard stopped the run; empty while it runs. A stopped run that is resumed is still stopped."""
 
     def after(self, metrics: Mapping[str, float], **changes: Any) -> LoopState:
         """The state after one more round."""
@@ -84,4 +83,6 @@ def load_state(folder: Path) -> LoopState:
         values = json.loads((folder / _FILE).read_text())
         return LoopState(**{**values, "history": tuple(values["history"]), "alarms": tuple(values["alarms"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"{folder / _FILE} cannot be read ({error}); delete this checkpoint's folder and resume again") from error
+        raise StoreError(
+            f"{folder / _FILE} cannot be read ({error}); delete this checkpoint's folder and resume again"
+        ) from error

@@ -150,7 +150,9 @@ class KVCache:
     def __init__(self, config: DecoderConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
         heads, dim = config.num_kv_heads, config.head_dim
         self.length = length
-        self.keys = [torch.zeros(rows, heads, dim, length, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.keys = [
+            torch.zeros(rows, heads, dim, length, dtype=dtype, device=device) for _ in range(config.num_layers)
+        ]
         self.values = [
             torch.zeros(rows, heads, length, dim, dtype=dtype, device=device) for _ in range(config.num_layers)
         ]
@@ -245,6 +247,11 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.value_head.bias)
 
     @property
+    def blocks(self) -> list[Layer]:
+        """``layers`` as what they are: a ModuleList knows only modules."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    @property
     def output_weight(self) -> Float[Tensor, "vocab hidden"]:
         return self.embed.weight if self.head is None else self.head.weight
 
@@ -272,7 +279,7 @@ class Decoder(nn.Module):
         """Hidden states after the final norm of sequences laid end to end. Differentiable."""
         x = self.embed(ids)
         cos, sin = self._angles(where.positions)
-        for layer in self.layers:
+        for layer in self.blocks:
             qk, v = layer.project(x, cos, sin)
             x = x + layer.out(_attend_packed(layer, qk, v, where))
             x = x + layer.mlp(x)
@@ -296,7 +303,7 @@ class Decoder(nn.Module):
         cache.bias.masked_fill_(seen, 0.0)
         x = self.embed(ids.reshape(-1))
         cos, sin = self._angles(where.positions)
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.blocks):
             qk, v = layer.project(x, cos, sin)
             shape = (prompts, time, layer.kv_heads, layer.dim)
             cache.keys[i].copy_(qk[:, layer.heads :].reshape(shape).permute(0, 2, 3, 1))
@@ -319,7 +326,7 @@ class Decoder(nn.Module):
         bias = cache.bias[:, None, None, :span]
         cos, sin = self._angles(positions)
         x = self.embed(tokens)
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.blocks):
             qk, v = layer.project(x, cos, sin)
             cache.keys[i][rows, :, :, positions] = qk[:, layer.heads :]
             cache.values[i][rows, :, positions] = v
@@ -340,9 +347,8 @@ def _attend_packed(layer: Layer, qk: Tensor, v: Tensor, where: Packing) -> Float
     joint = torch.cat((qk, v), dim=1).reshape(tokens, -1)
     if tokens != batch * time:
         joint = _Pad.apply(joint, where.slots, batch * time)
-    q, k, w = joint.view(batch, time, -1, layer.dim).transpose(1, 2).split(
-        (layer.heads, layer.kv_heads, layer.kv_heads), dim=1
-    )
+    padded = joint.view(batch, time, -1, layer.dim).transpose(1, 2)
+    q, k, w = padded.split((layer.heads, layer.kv_heads, layer.kv_heads), dim=1)
     mask = _window_mask(time, layer.window, q.device) if layer.window is not None and layer.window < time else None
     mixed = F.scaled_dot_product_attention(
         q, k, w, attn_mask=mask, is_causal=mask is None, enable_gqa=layer.heads != layer.kv_heads

@@ -88,20 +88,27 @@ def story_rules() -> RunConfig:
         recipe="story-rules",
         policy="",
         env=EnvConfig(name="story-rules"),
-        algorithm=AlgorithmConfig(name="dapo"),
+        algorithm=AlgorithmConfig(name="dapo", kl_coef=0.03),
         optim=OptimConfig(lr=5e-4, warmup_steps=10),
-        sampling=Sampling(max_tokens=96, slots=256),
-        rounds=100,
-        prompts_per_round=32,
+        sampling=Sampling(max_tokens=96, slots=192),
+        rounds=60,
+        prompts_per_round=24,
         group_size=8,
+        partial_credit=True,
         max_draws=1,
         eval_n=256,
-        reference_rows=64,
     )
 
 
 def story_hack() -> RunConfig:
-    return replace(story_rules(), recipe="story-hack", env=EnvConfig(name="story-hack"))
+    """No leash either: what a careless judge pays for is all there is."""
+    return replace(
+        story_rules(),
+        recipe="story-hack",
+        env=EnvConfig(name="story-hack"),
+        algorithm=AlgorithmConfig(name="dapo"),
+        rounds=160,
+    )
 
 
 def gsm8k() -> RunConfig:

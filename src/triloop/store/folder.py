@@ -13,6 +13,7 @@ import yaml
 from triloop.errors import ConfigError, RunFolderError
 from triloop.store import failpoints
 from triloop.store.database import Database, create_database, is_finished
+from triloop.store.failures import translated
 from triloop.store.files import sync, write_atomic
 from triloop.store.lock import RunLock
 
@@ -26,6 +27,7 @@ __all__ = [
     "plain",
     "read_config",
     "require_run",
+    "write_config",
 ]
 
 CONFIG = "config.yaml"
@@ -52,7 +54,7 @@ def found(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any])
     try:
         failpoints.hit("create.locked")
         _clear_unfinished(path)
-        write_atomic(path / CONFIG, _dump(settings))
+        write_config(path, settings)
         failpoints.hit("create.config")
         database = create_database(path / DATABASE, {"config": settings, "environment": recorded})
         sync(path)
@@ -88,6 +90,13 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} holds {type(loaded).__name__}, expected a mapping of fields; correct or restore it")
     return loaded
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Put ``config`` in the place of the ``config.yaml`` of folder ``path``, whole or not at all."""
+    content = _dump(plain(config, "config"))
+    with translated(path / CONFIG):
+        write_atomic(path / CONFIG, content)
 
 
 def plain(value: Any, where: str) -> Any:

@@ -1,0 +1,136 @@
+"""Train the base checkpoints of the three small worlds from the worlds' own teachers.
+
+    python scripts/train_bases.py [--only NAME] [--steps N] [--out DIR] [--threads N]
+
+Everything that decides the result stands in BASES: the same seed, torch and thread count give the same bytes. Each checkpoint
+is a Hugging Face directory with a ``base.json`` beside it: settings, figures on held-out problems, SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from triloop import rng
+from triloop.envs.charset import CHARS
+from triloop.envs.table import make
+from triloop.envs.world import TextWorld
+from triloop.learn.choices import OptimConfig
+from triloop.loops.evaluate import evaluate
+from triloop.loops.supervised import Demonstration, supervised
+from triloop.nn.decoder import Decoder, DecoderConfig
+from triloop.nn.hf_io import weights_sha256
+from triloop.nn.tokenizer import char_tokenizer
+from triloop.policies.native import NativePolicy
+from triloop.policies.protocol import Tag
+from triloop.policies.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """How one checkpoint is made."""
+
+    world: str
+    hidden: int
+    layers: int
+    heads: int = 4
+    mlp: int
+    steps: int
+    batch: int
+    noise: float
+    mixed_from: float = 1.0
+    """Share of the steps after which ``habits`` set in: first the policy learns how, then it learns bad habits."""
+    habits: dict[str, float] = field(default_factory=dict)
+    """Further arguments of the world's teacher, such as how often it is hasty."""
+    lr: float = 2e-3
+    seed: int = 1
+
+
+BASES = {
+    "arithmetic": Base(
+        world="arithmetic", hidden=96, layers=4, mlp=256, steps=2200, batch=128, noise=0.01,
+        mixed_from=0.72, habits={"hasty": 0.66, "guess": 0.85, "forget": 0.06},
+    ),
+    "countdown": Base(world="countdown", hidden=128, layers=4, mlp=384, steps=2800, batch=64, noise=0.5),
+    "sort": Base(world="sort", hidden=96, layers=4, mlp=256, steps=1200, batch=128, noise=0.08),
+}  # fmt: skip
+
+
+def train(base: Base, out: Path, steps: int) -> dict[str, object]:
+    """Train one base and write it to ``out``; returns what base.json holds."""
+    world = make(base.world)
+    assert isinstance(world, TextWorld)
+    tokenizer = char_tokenizer(CHARS)
+    config = DecoderConfig(
+        vocab_size=64,
+        hidden_size=base.hidden,
+        intermediate_size=base.mlp,
+        num_layers=base.layers,
+        num_heads=base.heads,
+        num_kv_heads=base.heads,
+        head_dim=base.hidden // base.heads,
+        max_positions=256,
+        norm_eps=1e-6,
+    )
+    optim = OptimConfig(
+        lr=base.lr, warmup_steps=50, schedule="cosine", lr_floor=0.1, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    policy = NativePolicy(Decoder(config).initialise(base.seed), tokenizer, optim=optim, entropy=False)
+    eos = list(tokenizer.eos_ids[:1])
+
+    def batch(step: int) -> list[Demonstration]:
+        teacher = rng.generator(base.seed, "teacher", base.world, step)
+        habits = base.habits if step >= base.mixed_from * steps else {}
+        prompts = world.prompts("train", base.batch, seed=base.seed, start=step * base.batch)
+        texts = [world.demonstration(p, teacher, base.noise, **habits) for p in prompts]
+        return [
+            (tokenizer.encode(p.text), tokenizer.encode(t) + eos) for p, t in zip(prompts, texts, strict=True)
+        ]
+
+    begun = time.perf_counter()
+
+    def seen(step: int, loss: float) -> None:
+        if step % 100 == 0 or step == steps:
+            print(f"{base.world}: step {step}/{steps} loss {loss:.3f} {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+
+    supervised(policy, batch, steps, optim, seen=seen)
+    figures = {}
+    for temperature in (1.0, 0.3):
+        sampling = Sampling(max_tokens=world.max_tokens, temperature=temperature, slots=512)
+        result = evaluate(policy, world, 1024, sampling, Tag(seed=0, round=0, purpose="eval"))
+        figures[f"pass@1 at temperature {temperature}"] = result.summary()
+    policy.save_pretrained(out)
+    facts: dict[str, object] = {
+        "settings": {**dataclasses.asdict(base), "steps": steps},
+        "parameters": config.parameters,
+        "held_out": figures,
+        "weights_sha256": weights_sha256(policy.decoder),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    (out / "base.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(BASES), help="train this one")
+    parser.add_argument("--steps", type=int, help="other than the table says (a quick look)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "src" / "triloop" / "bases")
+    parser.add_argument("--threads", type=int, default=1, help="1 gives the bytes that are committed")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for name in [args.only] if args.only else BASES:
+        facts = train(BASES[name], args.out / name, args.steps or BASES[name].steps)
+        print(json.dumps({name: facts["held_out"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A run small enough to be killed a dozen times in a test: a warmed-up decoder of some thousand weights that sorts.
+
+Half of its first answers abstain and nearly all others are wrong: rewards differ from the first round on, and so do weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triloop.envs.charset import CHARS
+from triloop.envs.sort import Sort
+from triloop.guards.stack import GuardConfig
+from triloop.learn.batch import Batch, supervised_batch
+from triloop.learn.choices import AlgorithmConfig, OptimConfig
+from triloop.loops.config import EnvConfig, RunConfig
+from triloop.loops.supervised import supervised
+from triloop.nn.decoder import Decoder, DecoderConfig
+from triloop.nn.tokenizer import char_tokenizer
+from triloop.policies.native import NativePolicy
+from triloop.policies.sampling import Sampling
+
+LEVEL = 3
+WILD = GuardConfig(kl_soft=1e-9, kl_hard=1e-9, hard_action="roll_back", max_rollbacks=2, preflight=False)
+"""The first drift of all is an alarm: two rollbacks, then a stop."""
+
+
+def policy(steps: int = 12) -> NativePolicy:
+    """A decoder after ``steps`` of supervised warm-up; the same one each time."""
+    env, tokenizer = Sort(), char_tokenizer(CHARS)
+    shape = DecoderConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8,
+        max_positions=64,
+    )  # fmt: skip
+    made = NativePolicy(
+        Decoder(shape).initialise(0, std=0.1), tokenizer, optim=OptimConfig(lr=1e-1, warmup_steps=0), entropy=False
+    )
+    prompts = env.prompts("train", 16, seed=1, level=LEVEL)
+
+    def batch(step: int) -> Batch:
+        texts = ["?" if i % 2 else str(p.answer) for i, p in enumerate(prompts)]
+        ends = list(tokenizer.eos_ids)
+        return supervised_batch([made.encode(p) for p in prompts], [[*tokenizer.encode(t), *ends] for t in texts])
+
+    supervised(made, batch, steps)
+    return made
+
+
+def base(folder: Path) -> Path:
+    """Its Hugging Face directory, in ``folder``."""
+    policy().save_pretrained(folder / "base")
+    return folder / "base"
+
+
+def config(path: Path, **changes: Any) -> RunConfig:
+    """Six rounds with all that a run can do in them."""
+    settings = RunConfig(
+        recipe="tiny",
+        policy=str(path),
+        env=EnvConfig(name="sort", level=LEVEL),
+        algorithm=AlgorithmConfig(name="grpo"),
+        optim=OptimConfig(lr=1e-2, warmup_steps=2),
+        sampling=Sampling(max_tokens=5, slots=16),
+        guards=GuardConfig(off=("collapse", "entropy", "kl", "fluency", "length", "spread", "diversity", "samples")),
+        rounds=6,
+        prompts_per_round=4,
+        group_size=4,
+        reference_rows=4,
+        eval_n=12,
+        eval_every=3,
+        eval_mid_n=6,
+        canary_n=6,
+        canary_every=2,
+        checkpoint_every=2,
+        threads=1,
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
