@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
+from triloop.atlas.page import page as atlas_page
 from triloop.learn import algorithms, credit, objectives, reduction
 from triloop.learn.algorithms import ALGORITHMS, Algorithm
 
@@ -51,7 +52,7 @@ A judgement that failed is no reward: its completion enters no mean, no spread a
 
 def pages() -> dict[Path, str]:
     """Every made page: path and text."""
-    return {ROOT / "docs" / "methods.md": methods_page()}
+    return {ROOT / "docs" / "methods.md": methods_page(), ROOT / "docs" / "atlas.md": atlas_page()}
 
 
 def methods_page() -> str:

@@ -84,6 +84,7 @@ WRONG = {
     "flag": ("run demo --grup-size 3", "Did you mean --group-size?"),
     "dotted flag": ("run demo --lr-floor 3", "Did you mean --optim.lr-floor?"),
     "value": ("run demo --rounds ten", "expected a whole number"),
+    "no policy": ("run demo --policy=", "needs a model"),
     "bounds": ("run demo --rounds 0", "expected at least 1"),
     "no file": ("run missing.yaml", "cannot be read"),
     "no function": ("run missing.py:f", "does not exist"),

@@ -131,7 +131,7 @@ def main(root: Path) -> dict[str, Any]:
         after = share * found["seconds"]
         tried("plain", f"moment {share}", lambda path, c, a=after: forked(lambda: play(path, c), after=a))  # type: ignore[misc]
     again, deaths = root / "again", 0
-    while forked(lambda: play(again, configs["plain"]), "append.committed:3") == -signal.SIGKILL:
+    while forked(lambda: play(again, configs["plain"]), "append.committed:4") == -signal.SIGKILL:
         deaths += 1
     found["again"] = {"deaths": deaths, **outcome(again)}
     return found

@@ -14,7 +14,6 @@ import torch
 from triloop.envs.charset import CHARS
 from triloop.envs.sort import Sort
 from triloop.guards.stack import GuardConfig
-from triloop.learn.batch import Batch, supervised_batch
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.supervised import supervised
@@ -30,23 +29,18 @@ WILD = GuardConfig(kl_soft=1e-9, kl_hard=1e-9, hard_action="roll_back", max_roll
 
 def policy(steps: int = 12) -> NativePolicy:
     """A decoder after ``steps`` of supervised warm-up; the same one each time."""
-    env, tokenizer = Sort(), char_tokenizer(CHARS)
+    env, tokenizer, optim = Sort(), char_tokenizer(CHARS), OptimConfig(lr=1e-1, warmup_steps=0)
     shape = DecoderConfig(
         vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8,
         max_positions=64,
     )  # fmt: skip
-    made = NativePolicy(
-        Decoder(shape).initialise(0, std=0.1), tokenizer, optim=OptimConfig(lr=1e-1, warmup_steps=0), entropy=False
-    )
+    made = NativePolicy(Decoder(shape).initialise(0, std=0.1), tokenizer, optim=optim, entropy=False)
     prompts = env.prompts("train", 16, seed=1, level=LEVEL)
-
-    def batch(step: int) -> Batch:
-        texts = ["?" if i % 2 else str(p.answer) for i, p in enumerate(prompts)]
-        ends = list(tokenizer.eos_ids)
-        return supervised_batch([made.encode(p) for p in prompts], [[*tokenizer.encode(t), *ends] for t in texts])
-
-    supervised(made, batch, steps)
-    return made
+    texts = ["?" if i % 2 else str(p.answer) for i, p in enumerate(prompts)]
+    shown = [
+        (made.encode(p), (*tokenizer.encode(t), *tokenizer.eos_ids)) for p, t in zip(prompts, texts, strict=True)
+    ]
+    return supervised(made, lambda step: shown, steps, optim)
 
 
 def base(folder: Path) -> Path:

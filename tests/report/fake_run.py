@@ -98,6 +98,8 @@ def _round(run: Run, round: int, stopped: bool) -> None:
     verdicts = [Verdict(guard="kl", round=round, value=1 if round > 2 else 0, reason="KL is low")]
     if round in (5, 6):
         verdicts.append(Verdict(guard="entropy", round=round, value=-1, reason="entropy <fell>", action="warn"))
+    if round == 7:
+        verdicts.append(Verdict(guard="spread", round=round, value=-1, reason="little to learn from", action="note"))
     if stopped:
         samples = tuple(e.completion.id for e in seen[:2])
         told = Verdict(

@@ -117,6 +117,14 @@ def test_a_stop_comes_first_with_reason_and_samples(run_dir: Path) -> None:
     assert "8/8-0/0" in said[: said.index("Before")], "the samples of the verdict stand in the banner"
 
 
+def test_a_note_is_no_alarm(run_dir: Path) -> None:
+    text, reader = _page(run_dir)
+    said = " ".join(reader.text)
+    assert "little to learn from" in said
+    assert re.search(r"guards, alarms\s+2\s+entropy", said)
+    assert 'aria-label="spread: no alarm in 1 checks"' in text
+
+
 def test_a_killed_run_says_how_to_go_on(run_dir: Path) -> None:
     text, _ = _page(run_dir, done=5)
     assert f"triloop resume {run_dir.name}" in text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from triloop.errors import WorkError
 
-__all__ = ["Pairs", "TinyBase", "cached", "described", "supervised"]
+__all__ = ["Pairs", "TinyBase", "cached", "described", "taught"]
 
 Pairs = Callable[[int], list[tuple[str, str]]]
 """step -> (prompt, completion) pairs of its batch, from counter-based randomness."""
@@ -48,10 +48,8 @@ def cached(base: TinyBase, pairs: Pairs) -> Path:
         base.folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=base.folder.parent))
     except OSError as error:
-        raise WorkError(
-            f"{base.folder.parent} cannot be written ({error}); set XDG_CACHE_HOME to a folder of yours"
-        ) from error
-    supervised(base, pairs, fresh)
+        raise WorkError(f"{base.folder.parent} cannot be written ({error}); set XDG_CACHE_HOME to another") from error
+    taught(base, pairs, fresh)
     try:
         fresh.rename(base.folder)
     except OSError:  # another process was first; both are the same
@@ -59,14 +57,12 @@ def cached(base: TinyBase, pairs: Pairs) -> Path:
     return base.folder
 
 
-def supervised(base: TinyBase, pairs: Pairs, folder: Path) -> None:
-    """Teach a fresh model the pairs, by the policy's own primitives, on one thread, and write its directory."""
+def taught(base: TinyBase, pairs: Pairs, folder: Path) -> None:
+    """Teach a fresh model the pairs, on one thread, and write its directory."""
     from triloop.envs.charset import CHARS
-    from triloop.learn.batch import supervised_batch
     from triloop.learn.choices import OptimConfig
-    from triloop.learn.schedule import learning_rate
-    from triloop.learn.update import supervised_loss
     from triloop.loops.build import set_threads
+    from triloop.loops.supervised import Demonstration, supervised
     from triloop.nn.decoder import Decoder, DecoderConfig
     from triloop.nn.tokenizer import char_tokenizer
     from triloop.policies.native import NativePolicy
@@ -83,15 +79,14 @@ def supervised(base: TinyBase, pairs: Pairs, folder: Path) -> None:
         head_dim=base.hidden // 4,
         max_positions=256,
     )
-    policy = NativePolicy(Decoder(shape).initialise(0), tokenizer, optim=OptimConfig(lr=base.lr), entropy=False)
+    optim = OptimConfig(lr=base.lr, warmup_steps=20, schedule="cosine")
+    policy = NativePolicy(Decoder(shape).initialise(0), tokenizer, optim=optim, entropy=False)
     end = tokenizer.eos_ids[0]
-    for step in range(base.steps):
-        batch = pairs(step)
-        prompts = [tokenizer.encode(p) for p, _ in batch]
-        targets = [[*tokenizer.encode(c), end] for _, c in batch]
-        policy.forward_backward(supervised_batch(prompts, targets), supervised_loss)
-        policy.optim_step(learning_rate(step, peak=base.lr, warmup=20, total=base.steps, shape="cosine"))
-    policy.save_pretrained(folder)
+
+    def batch(step: int) -> list[Demonstration]:
+        return [(tokenizer.encode(p), [*tokenizer.encode(c), end]) for p, c in pairs(step)]
+
+    supervised(policy, batch, base.steps, optim).save_pretrained(folder)
 
 
 def described(values: Mapping[str, object]) -> str:

@@ -19,7 +19,7 @@ from triloop.atlas.frame import Context, Measured, Row, outcome
 from triloop.atlas.table import ROWS, find_row, find_system, systems
 from triloop.errors import ConfigError, UsageError, WorkError
 
-__all__ = ["check", "list_rows", "results", "run", "run_all", "save", "show"]
+__all__ = ["ROWS", "check", "list_rows", "results", "run", "save", "show"]
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 
@@ -86,11 +86,6 @@ def run(
         "full": share == 1.0 and base is None and context.seeds == row.seeds,
         "made": _made(workers),
     }
-
-
-def run_all() -> list[dict[str, Any]]:
-    """Every row, in the order of the table."""
-    return [run(id) for id in ROWS]
 
 
 def _made(workers: int) -> dict[str, Any]:

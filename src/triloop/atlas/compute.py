@@ -108,9 +108,10 @@ def _adaptive(context: Context) -> Measured:
 
 ADAPTIVE = Row(
     id="A23",
-    claim="Drawing until 3 samples agree is more accurate than the same number for every problem at equal mean tokens; hard ones get more.",
-    setup="the 0.45M base of chained arithmetic, untrained further, held-out problems of 2 to 6 operations in equal parts, at most 16 samples "
-    "of a problem; a seed is another set of problems",
+    claim="At equal mean tokens, drawing until 3 samples agree is more accurate than as many for every problem; "
+    "hard problems get more.",
+    setup="the 0.45M base of chained arithmetic as it is, held-out problems of 2 to 6 operations in equal parts, "
+    "at most 16 samples of a problem; a seed is another set of problems and samples",
     core="triloop.refine.vote",
     contrasts=(
         Contrast(

@@ -1,6 +1,7 @@
 """Rows of the policy-gradient family on chained arithmetic: A18 GRPO, A20 DAPO, A21 GSPO, S085 NFT.
 
-All from one base, which solves about a third of the held-out problems, stopped in the middle of the rise, where methods differ.
+All from one base, which solves about a third of the held-out problems, and stopped in the middle of the rise, where
+methods differ.
 """
 
 from __future__ import annotations
@@ -96,8 +97,10 @@ def _dapo(context: Context) -> Measured:
 
 DAPO = Row(
     id="A20",
-    claim="A higher upper clip keeps more entropy, refilled groups keep the batch useful, and together they learn faster than GRPO.",
-    setup="0.45M policy, chained arithmetic, 16 rounds of 16 prompts x 8, four optimiser steps a round; up to 3 draws with DAPO",
+    claim="A higher upper clip keeps more entropy, refilled groups keep the batch useful, and DAPO learns faster than GRPO.",
+    setup="0.45M policy, chained arithmetic, 16 rounds of 16 prompts x 8, four optimiser steps a round; "
+    "DAPO draws "
+    "up to 3 times to fill its groups, and its tokens are reported",
     core="triloop run arithmetic --algorithm.name dapo --max-draws 3",
     contrasts=(
         Contrast(
@@ -153,7 +156,8 @@ def _spike(outcome: Outcome) -> float:
 
 GSPO = Row(
     id="A21",
-    claim="On stale samples the sequence ratio spreads less and its gradient spikes less than the token ratio, and it learns no worse.",
+    claim="On stale samples the sequence ratio spreads less than the token ratio and its gradient spikes less, and "
+    "it learns no worse.",
     setup="0.45M policy, chained arithmetic, 12 rounds of 16 prompts x 8, eight optimiser steps on each round's samples",
     core="triloop run arithmetic --algorithm.name gspo --algorithm.updates-per-round 4",
     contrasts=(
@@ -252,8 +256,9 @@ def gradient_gap(context: Context, seed: int) -> float:
 
 NFT = Row(
     id="S085",
-    claim="On policy NFT's gradient is GRPO's; it learns as well as GRPO, and better than fine-tuning on right answers alone (RFT).",
-    setup="0.45M policy, chained arithmetic, 12 rounds of 16 prompts x 8, two optimiser steps a round; NFT with the normalised weight",
+    claim="On policy NFT's gradient is GRPO's; it learns as well as GRPO, and better than from right answers alone (RFT).",
+    setup="0.45M policy, chained arithmetic, 12 rounds of 16 prompts x 8, two optimiser steps a round; "
+    "NFT with its normalised weight",
     core="triloop run arithmetic --algorithm.name nft",
     contrasts=(
         Contrast(

@@ -18,7 +18,8 @@ _HEAD = """\
 
 <!-- Made by `make docs` from src/triloop/atlas. Change the rows there, not this page. -->
 
-Published systems as small experiments, each with a verdict: **+1** the claim holds here, **0** undecided, **−1** contradicted.
+Published systems as small experiments, each with a verdict: **+1** the claim holds here, **0** undecided, **−1**
+contradicted.
 A verdict says what this miniature shows, on a policy of under a million parameters within minutes; it does not judge the
 paper. The rule is written down before the data, and `triloop atlas check` recomputes every verdict from them. An
 unwelcome verdict is kept.
@@ -30,8 +31,9 @@ triloop atlas run A18           measure it again
 triloop atlas run --all --save  measure all rows and record them (for a quiet machine)
 ```
 
-Every row compares runs of the library's own loop: same base, same training prompts, same held-out problems, one pair a seed.
-The interval is Student's t over the seeds' differences, for the training run is what is repeated. Guards are off in these runs.
+Every row compares runs of the library's own loop: same base, same training prompts, same held-out problems, one pair a
+seed. The interval is Student's t over the seeds' differences, for the training run is what is repeated. Guards are off in
+these runs.
 """
 
 
@@ -86,8 +88,9 @@ def _facts(result: dict[str, Any]) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in result["facts"].items())
     made = result["made"]
     return (
-        f"Besides: {facts}.\n\nMeasured {made['date']}, {result['seeds']} seeds, {result['seconds']:.0f} s in {made['processes']} "
-        f"processes of one thread, {made['processor']}, torch {made['torch']}, Triloop {made['triloop']}.\n"
+        f"Besides: {facts}.\n\nMeasured {made['date']}, {result['seeds']} seeds, {result['seconds']:.0f} s in "
+        f"{made['processes']} processes of one thread, {made['processor']}, torch {made['torch']}, "
+        f"Triloop {made['triloop']}.\n"
     )
 
 
@@ -95,9 +98,10 @@ def _rest() -> str:
     """What is still to come: every system without a row."""
     waiting = [s for s in systems().values() if s.id not in ROWS]
     rooms = Counter(s.room for s in waiting)
+    counts = ", ".join(f"{n} in {room}" for room, n in sorted(rooms.items()))
     lines = [
         "## Systems without an experiment yet\n",
-        f"{len(waiting)} of {len(waiting) + len(ROWS)}: {', '.join(f'{n} in {room}' for room, n in sorted(rooms.items()))}.\n",
+        f"{len(waiting)} of {len(waiting) + len(ROWS)}: {counts}.\n",
         "| row | system | room |",
         "| --- | --- | --- |",
         *(f"| {s.id} | {_cell(s.title)} | {s.room} |" for s in waiting),

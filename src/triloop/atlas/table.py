@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -38,11 +39,12 @@ class System:
     """Where its mechanism lives, or is to live."""
 
 
-def systems() -> dict[str, System]:
+@functools.cache
+def systems() -> Mapping[str, System]:
     """All systems by id, in the order of the file."""
     text = (files("triloop.atlas") / "systems.tsv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    return {row["id"]: System(**row) for row in rows}
+    return MappingProxyType({row["id"]: System(**row) for row in rows})
 
 
 def find_system(id: str) -> System:

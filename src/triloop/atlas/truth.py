@@ -28,7 +28,7 @@ ANSWERS = "abcdefghij"
 COUNT = 1_000
 KNOWN, UNKNOWN = 1, 0
 SHARES = {"known": 0.5, "doubt": 0.1}
-"""Of a teaching batch: facts that are to be known by heart; any name answered with *I do not know*. The rest are strangers."""
+"""Of a teaching batch: facts to be known by heart (the rest are strangers); any name answered with *I do not know*."""
 
 BASE = TinyBase(
     name="facts",
@@ -88,10 +88,10 @@ def _files(folder: Path) -> tuple[str, str]:
 
 
 def threshold_errors() -> float:
-    """Share of a grid of chances p and abstention values v on which "answer when p > (1 + v) / 2" is not the better choice."""
+    """Share of a grid of chances p and abstention values v where "answer when p > (1 + v) / 2" is not the better choice."""
     wrong = grid = 0
     for v in (x / 10 for x in range(-10, 11)):
-        for p in (x / 200 for x in range(1, 200)):
+        for p in (x / 100 for x in range(1, 100)):
             answering = p * ternary_reward(1, v) + (1 - p) * ternary_reward(-1, v)
             if abs(answering - ternary_reward(0, v)) > 1e-9:  # at the threshold itself both are right
                 grid += 1
@@ -147,9 +147,11 @@ def _means(values: dict[str, list[float]]) -> dict[str, float]:
 
 TRUTH = Row(
     id="S132",
-    claim="With +1 right, 0 abstained, -1 wrong a policy hallucinates far less than with right or wrong alone, and still says what it knows.",
-    setup="0.1M policy, 1,000 facts of which it knows half, GRPO, 60 rounds of 32 prompts x 8; binary means that an abstention costs as much as "
-    "an error; measured on 400 facts that are not trained on; answering pays when p > (1 + v) / 2, checked on a grid",
+    claim="With +1 right, 0 abstained, -1 wrong a policy hallucinates far less than with right or wrong alone, and still "
+    "says what it knows.",
+    setup="0.1M policy, 1,000 facts of which it knows half, GRPO, 60 rounds of 32 prompts x 8; binary means that "
+    "an abstention costs as much as an error; measured on 400 facts that are not trained on; that answering pays "
+    "when p > (1 + v) / 2 is checked on a grid",
     core="triloop run FILE --abstain-value 0",
     contrasts=(
         Contrast(

@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
         if name == "show":
             action.add_argument("ids", nargs=1, metavar="ID")
         elif name == "run":
-            action.add_argument("ids", nargs="+", metavar="ID")
+            action.add_argument("ids", nargs="*", metavar="ID")
+            action.add_argument("--all", action="store_true", help="every row that stands")
+            action.add_argument("--save", action="store_true", help="record the results in the atlas (a checkout of yours)")
         json_flag(action)
         action.set_defaults(handler=atlas)
 
@@ -49,9 +51,15 @@ def atlas(args: argparse.Namespace, screen: Screen) -> int:
     if args.action == "show":
         return _one(book.show(args.ids[0]), screen)
     if args.action == "run":
-        done = [book.run(id) for id in args.ids]
-        for result in done:
-            screen.say(f"{result['id']}  {_WORD[result['verdict']]}  {result['claim']}")
+        if bool(args.ids) == args.all:
+            raise UsageError("which rows? Give ids, such as `triloop atlas run A18 A20`, or --all, and not both")
+        done = []
+        for id in book.ROWS if args.all else args.ids:
+            done.append(book.run(id))
+            if args.save:
+                book.save(done[-1])
+            result = done[-1]
+            screen.say(f"{id}  {_WORD[result['verdict']]}  {result['claim']}  ({result['seconds']:.0f} s)")
         screen.answer(done[0] if len(done) == 1 else {"rows": done})
         return 0
     wrong: list[str] = book.check()

@@ -169,12 +169,10 @@ def _finished(folder: Path, config: RunConfig) -> bool:
 
 def _outcomes(run: Any) -> dict[str, float]:
     """Score of each held-out problem after the run."""
-    from triloop.loops.evaluate import passed
-
     last = [row for row in run.rows("eval") if row.payload["when"] == "after"][-1]
     ternary = last.payload["metric"] == "pass@1"
     return {
-        e.prompt.id: float(passed(e.feedback[0])) if ternary else float(e.feedback[0].value or 0.0)
+        e.prompt.id: float(e.feedback[0].value == 1) if ternary else float(e.feedback[0].value or 0.0)
         for e in run.episodes(last.round, purpose="eval")
     }
 

@@ -56,6 +56,10 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
         raise UsageError(f"which recipe? Choose one of {', '.join(RECIPES)}; or give FILE.yaml or FILE.py:FUNCTION")
     config = fields.apply(targets.load(args.recipe), args.settings)
+    if not config.policy:
+        raise UsageError(
+            f"recipe {config.recipe!r} needs a model to begin with; give --policy DIR (a Hugging Face directory)"
+        )
     folder = args.out if args.out is not None else targets.fresh_folder(config.recipe)
     from triloop.loops.run import start
 

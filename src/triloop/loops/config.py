@@ -76,6 +76,7 @@ class RunConfig:
     token_budget: int = 0
     """Stop after so many generated training tokens; 0 for no limit. Equal budgets make algorithms comparable."""
     prompts_per_round: int = 32
+    """Problems that a round draws."""
     group_size: int = 8
     """Completions of each prompt."""
     abstain_value: float = 0.0

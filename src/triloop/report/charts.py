@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from triloop.report.markup import details, esc, number, percent, section, signed, table
 from triloop.report.svg import Chart, Line, Mark, draw, running_mean
-from triloop.report.view import RunView
+from triloop.report.view import RunView, is_note
 
 __all__ = ["curves", "hero"]
 
@@ -157,7 +157,7 @@ def _marks(view: RunView) -> list[Mark]:
     marks: list[Mark] = []
     open_until: dict[str, int] = {}
     for verdict in view.verdicts:
-        if verdict.value >= 0 or verdict.round < 1:
+        if verdict.value >= 0 or verdict.round < 1 or is_note(verdict):
             continue
         if verdict.round > open_until.get(verdict.guard, -9) + 1:
             kind = "alarm" if verdict.action in ("stop", "roll_back") else "warn"

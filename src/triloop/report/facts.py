@@ -25,6 +25,9 @@ def lineage(view: RunView) -> str:
     if view.checkpoints:
         last = view.checkpoints[-1]
         steps.append(("checkpoint", f"after round {last.round}", _sha(last.sha256)))
+    weights = next((e.get("weights_sha256") for e in reversed(view.events) if e.get("weights_sha256")), None)
+    if weights:
+        steps.append(("weights", "as they are at the end", _sha(weights)))
     chain = "".join(f"<li><b>{esc(a)}</b><span>{esc(b)}</span><code>{esc(c)}</code></li>" for a, b, c in steps)
     body = f'<ol class="chain">{chain}</ol>' + _checkpoints(view) + _parents(view)
     body += f'<p class="quiet">Digest of the store <code>{esc(view.digest)}</code>. Equal runs have equal digests.'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from triloop.report.markup import clock, count, esc, number, percent, points
 from triloop.report.samples import sample_card
-from triloop.report.view import RunView
+from triloop.report.view import RunView, is_note
 from triloop.stats import two_proportions
 
 __all__ = ["banner", "headline", "tiles", "title"]
@@ -147,7 +147,7 @@ def _guards(view: RunView) -> _Tile | None:
     names = {v.guard for v in view.verdicts}
     if not names:
         return None
-    alarms = [v for v in view.verdicts if v.value < 0]
+    alarms = [v for v in view.verdicts if v.value < 0 and not is_note(v)]
     who = sorted({v.guard for v in alarms})
     told = f"{', '.join(who[:3])}{' …' if len(who) > 3 else ''}" if who else f"{len(names)} checks, none objected"
     noun = "alarm" if len(alarms) == 1 else "alarms"

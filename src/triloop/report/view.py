@@ -10,7 +10,7 @@ from triloop.records import Episode, Prompt, Verdict
 from triloop.store import Checkpoint, Run
 from triloop.store.translate import to_completion, to_feedback, to_prompt
 
-__all__ = ["Evaluation", "RunView", "read"]
+__all__ = ["Evaluation", "RunView", "is_note", "read"]
 
 _PER_ROUND = 6
 """Samples of one round that are shown."""
@@ -77,6 +77,11 @@ class RunView:
     def series(self, name: str) -> list[tuple[float, float]]:
         """(round, value) wherever ``name`` was measured."""
         return [(float(m["round"]), float(m[name])) for m in self.metrics if isinstance(m.get(name), int | float)]
+
+
+def is_note(verdict: Verdict) -> bool:
+    """Whether a guard only wanted something to be known, and asked for nothing."""
+    return verdict.value < 0 and verdict.action in ("none", "note")
 
 
 def read(run: Run) -> RunView:
@@ -166,7 +171,7 @@ def _status(events: Sequence[Mapping[str, Any]], evaluations: Sequence[Evaluatio
 
 def _stop(verdicts: Sequence[Verdict]) -> Verdict | None:
     """The verdict that ended the run: of the last round with an alarm, the one that asked for most."""
-    alarms = [v for v in verdicts if v.value < 0]
+    alarms = [v for v in verdicts if v.value < 0 and v.round >= 1]
     weight = {"stop": 2, "roll_back": 1}
     return max(alarms, key=lambda v: (v.round, weight.get(v.action, 0)), default=None)
 

@@ -7,13 +7,14 @@ from itertools import groupby
 
 from triloop.records import Verdict
 from triloop.report.markup import details, esc, number, section, table
-from triloop.report.view import RunView
+from triloop.report.view import RunView, is_note
 
 __all__ = ["guards"]
 
-_WORD = {1: "healthy", 0: "cannot tell", -1: "alarm"}
-_KIND = {1: "good", 0: "open", -1: "bad"}
-_SIGN = {1: "●", 0: "○", -1: "▼"}
+_NOTED = -0.5
+_WORD = {1: "healthy", 0: "cannot tell", _NOTED: "noted", -1: "alarm"}
+_KIND = {1: "good", 0: "open", _NOTED: "noted", -1: "bad"}
+_SIGN = {1: "●", 0: "○", _NOTED: "▽", -1: "▼"}
 _MOST = 120
 """Stretches in the table of reasons."""
 
@@ -27,21 +28,26 @@ def guards(view: RunView) -> str:
     names = sorted({v.guard for v in in_run}, key=lambda name: (_worst(in_run, name), name))
     last = max([v.round for v in in_run] + [view.last_round or 1])
     rows = "".join(_strip(name, [v for v in in_run if v.guard == name], last) for name in names)
-    legend = "".join(f'<span class="{_KIND[v]}">{_SIGN[v]} {_WORD[v]}</span>' for v in (1, 0, -1))
+    legend = "".join(f'<span class="{_KIND[v]}">{_SIGN[v]} {_WORD[v]}</span>' for v in (1, 0, _NOTED, -1))
     axis = f'<div class="axis"><span>round 1</span><span>round {last}</span></div>' if names else ""
     strips = f'<div class="legend">{legend}</div><div class="strips">{rows}{axis}</div>' if names else ""
     body = _preflight(before) + strips + _reasons(in_run)
     return section("guards", "Guards", body, "What watched the run, round by round, and what it said.")
 
 
-def _worst(verdicts: Sequence[Verdict], name: str) -> int:
-    return min(v.value for v in verdicts if v.guard == name)
+def _level(verdict: Verdict) -> float:
+    """The verdict, with a guard's notes between alarm and doubt."""
+    return _NOTED if is_note(verdict) else verdict.value
+
+
+def _worst(verdicts: Sequence[Verdict], name: str) -> float:
+    return min(_level(v) for v in verdicts if v.guard == name)
 
 
 def _strip(name: str, verdicts: Sequence[Verdict], last: int) -> str:
     """Stretches of equal verdict as blocks; widths in per cent, so that no label is stretched with them."""
     ordered = sorted(verdicts, key=lambda v: v.round)
-    alarms = sum(v.value < 0 for v in ordered)
+    alarms = sum(_level(v) == -1 for v in ordered)
     blocks = []
     for value, first, end in _stretches(ordered):
         x, width = 100 * (first - 1) / last, 100 * (end - first + 1) / last
@@ -50,7 +56,7 @@ def _strip(name: str, verdicts: Sequence[Verdict], last: int) -> str:
             f'<rect class="{_KIND[value]}" x="{x:.3f}%" width="{max(width, 0.4):.3f}%" y="{4 if value else 9}" '
             f'height="{16 if value else 6}"><title>{esc(told)}</title></rect>'
         )
-        if value < 0:
+        if value == -1:
             at, side = (100.0, "end") if x > 97 else (0.0, "start") if x + width < 3 else (x + width / 2, "middle")
             blocks.append(f'<text class="bad" x="{at:.2f}%" y="17" text-anchor="{side}">▼</text>')
     spoken = f"{name}: {f'{alarms} alarms' if alarms else 'no alarm'} in {len(ordered)} checks"
@@ -60,14 +66,14 @@ def _strip(name: str, verdicts: Sequence[Verdict], last: int) -> str:
     )
 
 
-def _stretches(ordered: Sequence[Verdict]) -> list[tuple[int, int, int]]:
+def _stretches(ordered: Sequence[Verdict]) -> list[tuple[float, int, int]]:
     """(value, first round, last round): neighbouring checks that say the same, with the unchecked rounds between them."""
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[float, int, int]] = []
     for verdict in ordered:
-        if found and found[-1][0] == verdict.value:
-            found[-1] = (verdict.value, found[-1][1], verdict.round)
+        if found and found[-1][0] == _level(verdict):
+            found[-1] = (found[-1][0], found[-1][1], verdict.round)
         else:
-            found.append((verdict.value, verdict.round, verdict.round))
+            found.append((_level(verdict), verdict.round, verdict.round))
     return found
 
 
@@ -93,14 +99,17 @@ def _reasons(verdicts: Sequence[Verdict]) -> str:
         [
             f"{v.round}" if last == v.round else f"{v.round}–{last}",
             f"<b>{esc(v.guard)}</b>",
-            f'<span class="chip minus">{esc(v.action.replace("_", " "))}</span>',
+            f'<span class="chip {"nought" if is_note(v) else "minus"}">{esc(v.action.replace("_", " "))}</span>',
             esc(v.reason),
             esc(", ".join(f"{k} {number(x)}" for k, x in v.measured.items())),
         ]
         for v, last in runs[:_MOST]
     ]
     more = f'<p class="quiet">{len(runs) - _MOST} more in run.db.</p>' if len(runs) > _MOST else ""
-    return table(["round", "guard", "action", "reason", "measured"], rows, kind="reasons", caption="Alarms") + more
+    return (
+        table(["round", "guard", "action", "reason", "measured"], rows, kind="reasons", caption="What they objected to")
+        + more
+    )
 
 
 def _preflight(verdicts: Sequence[Verdict]) -> str:
@@ -108,7 +117,7 @@ def _preflight(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
     rows = [
-        [f'<span class="{_KIND[v.value]}">{_SIGN[v.value]} {_WORD[v.value]}</span>', esc(v.guard), esc(v.reason)]
+        [f'<span class="{_KIND[_level(v)]}">{_SIGN[_level(v)]} {_WORD[_level(v)]}</span>', esc(v.guard), esc(v.reason)]
         for v in verdicts
     ]
     bad = sum(v.value < 0 for v in verdicts)
