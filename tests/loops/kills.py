@@ -1,6 +1,6 @@
 """Kills tiny runs, resumes them, and says what became of them.
 
-As a program (``python kills.py FOLDER``) it forks one child per death: one interpreter start for all of them. Prints JSON.
+As a program (``python -m loops.kills FOLDER``) it forks one child per death: one interpreter start for all of them. Prints JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tiny
-
+from loops import tiny
 from triloop.errors import TriloopError
 from triloop.loops.config import RunConfig
 from triloop.loops.progress import Silent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,10 +13,7 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # `kills` and `tiny` are programs' modules, too
-
-import kills  # noqa: E402
+from loops import kills
 
 EXIT = {"plain": 0, "wild": 3}
 
@@ -24,7 +22,12 @@ EXIT = {"plain": 0, "wild": 3}
 def found() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, str(HERE / "kills.py"), folder], capture_output=True, text=True, timeout=400, check=False
+            [sys.executable, "-m", "loops.kills", folder],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         yield json.loads(done.stdout)
