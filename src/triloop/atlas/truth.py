@@ -1,8 +1,8 @@
 """Row S132: a reward with three values, on facts of which half are known.
 
-A fact is a name of three letters and a letter that belongs to it. The base knows half of the facts by heart, has learned
-that strangers' names tell nothing, and sometimes says that it does not know. Nothing that is learned of one fact helps with
-another, except to know when one does not know: which is what is measured, on facts that no training touches.
+A fact is a name of two signs and a letter that belongs to it. The base has read half of the facts as they are, and of the
+others a different letter each time; it sometimes says that it does not know. Nothing that is learned of one fact helps with
+another, except to know when one does not know: which is what is measured, on facts that no feedback touches.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from triloop.policies.sampling import Sampling
 
 __all__ = ["TRUTH", "Fact", "facts", "threshold_errors"]
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 ANSWERS = "abcdefghij"
 COUNT = 1_000
 KNOWN, UNKNOWN = 1, 0
-SHARES = {"known": 0.5, "doubt": 0.1}
-"""Of a teaching batch: facts to be known by heart (the rest are strangers); any name answered with *I do not know*."""
+DOUBT = 0.1
+"""Share of a lesson that answers *I do not know*, about whomever."""
 
 BASE = TinyBase(
     name="facts",
-    recipe=described({"count": COUNT, "answers": ANSWERS, "version": 1, **SHARES}),
+    recipe=described({"count": COUNT, "answers": ANSWERS, "doubt": DOUBT, "version": 2}),
     hidden=64,
     layers=2,
     steps=1500,
@@ -45,32 +45,28 @@ Fact = tuple[str, str, int]
 def facts() -> list[Fact]:
     """The world: every other fact is known."""
     g = rng.generator("atlas", "facts")
-    names = list(dict.fromkeys("".join(LETTERS[i] for i in row) for row in g.integers(0, 26, (2 * COUNT, 3)).tolist()))
+    names = [a + b for a in LETTERS for b in LETTERS]
+    chosen = g.permutation(len(names))[:COUNT].tolist()
     answers = g.integers(0, len(ANSWERS), COUNT).tolist()
-    return [
-        (name, ANSWERS[a], KNOWN if i % 2 else UNKNOWN) for i, (name, a) in enumerate(zip(names, answers, strict=False))
-    ]
+    return [(names[n], ANSWERS[a], KNOWN if i % 2 else UNKNOWN) for i, (n, a) in enumerate(zip(chosen, answers, strict=True))]
 
 
 def _lessons() -> Pairs:
-    """Known facts with their answers, strangers with any answer, and a little doubt about everybody."""
+    """Every name equally often: a known one with its answer, an unknown one with any, and a little doubt about both."""
     world = facts()
-    known = [(name, answer) for name, answer, level in world if level == KNOWN]
-    reserved = {name for name, _, _ in world}
 
     def lesson(step: int) -> list[tuple[str, str]]:
         g = rng.generator("atlas", "lesson", step)
-        u = g.random((256, 2)).tolist()
-        picks = g.integers(0, len(known), 256).tolist()
-        letters = g.integers(0, 26, (256, 3)).tolist()
-        guesses = g.integers(0, len(ANSWERS), 256).tolist()
         pairs = []
-        for i in range(256):
-            name, answer = known[picks[i]]
-            stranger = "".join(LETTERS[k] for k in letters[i])
-            if u[i][0] >= SHARES["known"] and stranger not in reserved:
-                name, answer = stranger, ANSWERS[guesses[i]]
-            pairs.append((f"{name}=", ABSTAIN if u[i][1] < SHARES["doubt"] else answer))
+        for i, guess, u in zip(
+            g.integers(0, COUNT, 256).tolist(),
+            g.integers(0, len(ANSWERS), 256).tolist(),
+            g.random(256).tolist(),
+            strict=True,
+        ):
+            name, answer, level = world[i]
+            said = answer if level == KNOWN else ANSWERS[guess]
+            pairs.append((f"{name}=", ABSTAIN if u < DOUBT else said))
         return pairs
 
     return lesson

@@ -22,7 +22,7 @@ class Watch:
     reward, reward_std          mean and standard deviation of the reward the learner saw
     zero_std_share              share of groups whose rewards are all equal
     entropy                     mean entropy of the policy per generated token, nats
-    kl                          k3 estimate of KL(policy || original) per token, nats
+    kl                          k1 estimate of KL(policy || original) per token, nats, at least 0
     ppl_original                perplexity of the samples under the original model
     length, truncated_share     mean tokens of a completion; share cut at the limit
     distinct_2                  distinct bigrams of tokens / all bigrams, over the round's samples

@@ -31,9 +31,9 @@ def arithmetic() -> RunConfig:
         policy="base:arithmetic",
         env=EnvConfig(name="arithmetic"),
         algorithm=AlgorithmConfig(name="dapo"),
-        optim=OptimConfig(lr=3e-4, warmup_steps=5),
+        optim=OptimConfig(lr=2e-4, warmup_steps=5, schedule="linear", lr_floor=0.1),
         sampling=Sampling(max_tokens=28, slots=512),
-        rounds=100,
+        rounds=60,
         prompts_per_round=64,
         group_size=8,
         max_draws=1,
@@ -41,7 +41,7 @@ def arithmetic() -> RunConfig:
 
 
 def demo() -> RunConfig:
-    return replace(arithmetic(), recipe="demo", rounds=60, eval_every=10, eval_mid_n=256)
+    return replace(arithmetic(), recipe="demo", rounds=40, eval_every=5, eval_mid_n=128)
 
 
 def planted() -> RunConfig:

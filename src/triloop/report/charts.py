@@ -37,7 +37,7 @@ _PLANS = (
           names=[("entropy", "entropy")], span=(0.0, None)),
     _Plan(title="Length", says="Tokens of a completion.", names=[("length", "mean length")], span=(0.0, None)),
     _Plan(title="Cut off", says="Completions that met the length limit.",
-          names=[("truncated_share", "share cut off")], show=percent, span=(0.0, None)),
+          names=[("truncated_share", "share cut off")], show=percent, span=(0.0, 1.0)),
     _Plan(title="Groups without spread", says="All rewards of a group equal: nothing to learn from it.",
           names=[("zero_std_share", "share of groups")], show=percent, span=(0.0, None)),
     _Plan(title="Perplexity under the original", says="How strange the samples look to the model that we began with.",
