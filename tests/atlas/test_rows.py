@@ -60,7 +60,7 @@ def test_a_tiny_base_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lessons.append(step)
         return [("ab=", "c")]
 
-    base = TinyBase(name="t", recipe="r", hidden=16, layers=1, steps=2)
+    base = TinyBase(name="t", recipe="r", chars="abc=", hidden=16, layers=1, steps=2)
     folder = cached(base, pairs)
     assert cached(base, pairs) == folder
     assert lessons == [0, 1]

@@ -76,7 +76,9 @@ def outcome(path: Path) -> dict[str, Any]:
         summary = summarise(run)
         known = {row.round for row in run.rows("metrics", state=None)}
         noted = {int(line) for line in path.with_suffix(".acknowledged").read_text().split()}
-        same = {k: summary[k] for k in ("weights_sha256", "store_digest", "rounds", "eval_before", "eval_after", "guards")}
+        same = {
+            k: summary[k] for k in ("weights_sha256", "store_digest", "rounds", "eval_before", "eval_after", "guards")
+        }
         return {"same": same, "lost": sorted(noted - known), "damage": run.damage()}
 
 

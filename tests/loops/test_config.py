@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reading import modules
@@ -55,6 +55,7 @@ configs = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None, max_examples=60)
 @given(configs)
 def test_through_a_file_and_back(config: RunConfig) -> None:
     text = yaml.safe_dump(to_mapping(config), allow_unicode=True)
@@ -106,7 +107,10 @@ NAN = float("nan")
     [
         *({name: 0} for name in ("rounds", "prompts_per_round", "group_size", "max_draws", "eval_n", "eval_mid_n")),
         *({name: 0} for name in ("canary_n", "checkpoint_every", "micro_tokens")),
-        *({name: -1} for name in ("token_budget", "eval_every", "canary_every", "lora_rank", "threads", "reference_rows")),
+        *(
+            {name: -1}
+            for name in ("token_budget", "eval_every", "canary_every", "lora_rank", "threads", "reference_rows")
+        ),
         *({"verifier_timeout": x} for x in (0.0, -1.0, NAN, float("inf"))),
         *({"abstain_value": x} for x in (-1.1, 1.1, NAN)),
         {"loop": "expert_iteration"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triloop.loops.config import CurriculumConfig
@@ -33,6 +33,7 @@ def test_nothing_to_learn_anywhere_is_uniform() -> None:
     assert frontier_weights({1: 0.0, 2: 1.0}, floor=0.1) == pytest.approx({1: 0.5, 2: 0.5})
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.integers(0, 20), st.floats(0, 1), min_size=1), st.floats(0, 0.5))
 def test_weights_are_probabilities(rates: dict[int, float], floor: float) -> None:
     weights = frontier_weights(rates, floor)

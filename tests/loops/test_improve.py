@@ -78,7 +78,7 @@ def test_due() -> None:
 
 
 def test_screened_samples_teach_nothing_and_stay_in_the_store(open_shop: Open) -> None:
-    """A judge that pays one echo of the prompt among honest answers: the echo loses its reward for the learner alone."""
+    """A judge that pays an echo of the prompt: the echo loses its reward for the learner alone."""
     shop = open_shop()
     seen: list[Sequence[Episode]] = []
 
@@ -100,11 +100,11 @@ def test_screened_samples_teach_nothing_and_stay_in_the_store(open_shop: Open) -
     improve(shop, LoopState(), learn)
     echo = next(e for e in seen[0] if e.completion.text == e.prompt.text)
     assert echo.reward is None and [f.value for f in echo.feedback] == [1.0]
-    assert sum(e.reward is None for e in seen[0]) == 1
     stored = {e.completion.id: e for e in shop.run.episodes(1)}
     assert stored[echo.completion.id].feedback[0].value == 1.0 and stored[echo.completion.id].reward == 1.0
     (verdict,) = [v for v in shop.run.verdicts() if v.guard == "samples"]
-    assert verdict.action == "screen" and verdict.samples == (echo.completion.id,)
+    assert echo.completion.id in verdict.samples
+    assert {e.completion.id for e in seen[0] if e.reward is None} == set(verdict.samples) < set(stored)
     assert shop.run.metrics()[0]["judge_failures"] == 0.0, "a screened sample is no failed judgement"
 
 
@@ -143,7 +143,7 @@ def test_a_token_budget_ends_the_run(open_shop: Open) -> None:
 
 
 def test_the_state_survives_its_file(open_shop: Open, tmp_path: Path) -> None:
-    shop = open_shop(rounds=2, canary_every=1, guards=tiny.WILD, curriculum=CurriculumConfig(kind="frontier"))
+    shop = open_shop(rounds=4, canary_every=1, guards=tiny.WILD, curriculum=CurriculumConfig(kind="frontier"))
     state = improve(shop, LoopState(), policy_gradient)
     assert state.alarms or state.rollbacks
     save_state(state, tmp_path)

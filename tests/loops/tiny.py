@@ -37,9 +37,7 @@ def policy(steps: int = 12) -> NativePolicy:
     made = NativePolicy(Decoder(shape).initialise(0, std=0.1), tokenizer, optim=optim, entropy=False)
     prompts = env.prompts("train", 16, seed=1, level=LEVEL)
     texts = ["?" if i % 2 else str(p.answer) for i, p in enumerate(prompts)]
-    shown = [
-        (made.encode(p), (*tokenizer.encode(t), *tokenizer.eos_ids)) for p, t in zip(prompts, texts, strict=True)
-    ]
+    shown = [(made.encode(p), (*tokenizer.encode(t), *tokenizer.eos_ids)) for p, t in zip(prompts, texts, strict=True)]
     return supervised(made, lambda step: shown, steps, optim)
 
 

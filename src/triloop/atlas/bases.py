@@ -26,6 +26,8 @@ class TinyBase:
     name: str
     recipe: str
     """Everything that the pairs depend on, in words: another text is another base."""
+    chars: str
+    """Its vocabulary, one token each."""
     hidden: int
     layers: int
     steps: int
@@ -59,7 +61,6 @@ def cached(base: TinyBase, pairs: Pairs) -> Path:
 
 def taught(base: TinyBase, pairs: Pairs, folder: Path) -> None:
     """Teach a fresh model the pairs, on one thread, and write its directory."""
-    from triloop.envs.charset import CHARS
     from triloop.learn.choices import OptimConfig
     from triloop.loops.build import set_threads
     from triloop.loops.supervised import Demonstration, supervised
@@ -68,9 +69,9 @@ def taught(base: TinyBase, pairs: Pairs, folder: Path) -> None:
     from triloop.policies.native import NativePolicy
 
     set_threads(1)
-    tokenizer = char_tokenizer(CHARS)
+    tokenizer = char_tokenizer(base.chars)
     shape = DecoderConfig(
-        vocab_size=64,
+        vocab_size=tokenizer.vocab_size,
         hidden_size=base.hidden,
         intermediate_size=3 * base.hidden,
         num_layers=base.layers,

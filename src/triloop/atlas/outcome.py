@@ -222,12 +222,14 @@ def gradient_gap(context: Context, seed: int) -> float:
     from triloop.learn.build import build_batch
     from triloop.learn.update import policy_loss
     from triloop.loops.build import load_policy, set_threads
+    from triloop.policies.native import NativePolicy
     from triloop.policies.protocol import Tag
     from triloop.records import Episode
 
     config = arithmetic(context, seed=seed)
     set_threads(config.threads)
     policy, env = load_policy(config), make(config.env.name)
+    assert isinstance(policy, NativePolicy)
     prompts = list({p.id: p for p in env.prompts("train", 16, seed=seed)}.values())
     drawn = policy.sample(prompts, 8, config.sampling, Tag(seed=seed, round=0))
     asked = [p for p in prompts for _ in range(8)]

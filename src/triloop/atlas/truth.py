@@ -1,6 +1,6 @@
 """Row S132: a reward with three values, on facts of which half are known.
 
-A fact is a name of two signs and a letter that belongs to it. The base has read half of the facts as they are, and of the
+A fact is a sign and a letter that belongs to it. The base has read half of the facts as they are, and of the
 others a different letter each time; it sometimes says that it does not know. Nothing that is learned of one fact helps with
 another, except to know when one does not know: which is what is measured, on facts that no feedback touches.
 """
@@ -23,19 +23,22 @@ from triloop.policies.sampling import Sampling
 
 __all__ = ["TRUTH", "Fact", "facts", "threshold_errors"]
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 ANSWERS = "abcdefghij"
 COUNT = 1_000
+NAMES = "".join(chr(0x4E00 + i) for i in range(COUNT))
+"""One sign each, and so one token: what the base knows of a name is in its embedding."""
 KNOWN, UNKNOWN = 1, 0
 DOUBT = 0.1
 """Share of a lesson that answers *I do not know*, about whomever."""
 
 BASE = TinyBase(
     name="facts",
-    recipe=described({"count": COUNT, "answers": ANSWERS, "doubt": DOUBT, "version": 2}),
-    hidden=64,
+    recipe=described({"count": COUNT, "answers": ANSWERS, "doubt": DOUBT, "version": 3}),
+    chars=f"{ANSWERS}={ABSTAIN}{NAMES}",
+    hidden=48,
     layers=2,
-    steps=1500,
+    steps=300,
+    lr=4e-3,
 )
 
 Fact = tuple[str, str, int]
@@ -45,10 +48,8 @@ Fact = tuple[str, str, int]
 def facts() -> list[Fact]:
     """The world: every other fact is known."""
     g = rng.generator("atlas", "facts")
-    names = [a + b for a in LETTERS for b in LETTERS]
-    chosen = g.permutation(len(names))[:COUNT].tolist()
     answers = g.integers(0, len(ANSWERS), COUNT).tolist()
-    return [(names[n], ANSWERS[a], KNOWN if i % 2 else UNKNOWN) for i, (n, a) in enumerate(zip(chosen, answers, strict=True))]
+    return [(NAMES[i], ANSWERS[a], KNOWN if i % 2 else UNKNOWN) for i, a in enumerate(answers)]
 
 
 def _lessons() -> Pairs:

@@ -25,9 +25,8 @@ from triloop.learn.algorithms import Algorithm, resolve
 from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.progress import Progress
 from triloop.loops.state import Workshop
-from triloop.nn.hf_io import weights_sha256
-from triloop.nn.lora import add_lora
 from triloop.policies.native import NativePolicy, pick_precision
+from triloop.policies.protocol import Policy
 from triloop.records import Prompt
 from triloop.sources.judge import EnvJudge, Judge
 from triloop.sources.verifier import UserVerifier
@@ -96,7 +95,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> NativePolicy:
+def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Policy:
     """The policy that the configuration names, ready to sample and learn."""
     path = policy_path(config.policy)
     settings: dict[str, Any] = {
@@ -106,17 +105,19 @@ def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Native
         "temperature": config.sampling.temperature,
         "entropy": algorithm is not None and algorithm.needs_entropy,
     }
+    policy: Policy
     if config.backend == "transformers":
         from triloop.policies.transformers_backend import load_transformers
 
-        return load_transformers(path, **settings)
-    policy = NativePolicy.load(path, **settings)
-    if algorithm is not None and algorithm.needs_values and policy.decoder.value_head is None:
-        policy.decoder.add_value_head()
+        policy = load_transformers(path, **settings)
+    else:
+        policy = NativePolicy.load(path, **settings)
+    if algorithm is not None and algorithm.needs_values:
+        policy.add_value_head()
     return policy
 
 
-def make_env(config: EnvConfig, scorer: NativePolicy | None = None) -> Env:
+def make_env(config: EnvConfig, scorer: Policy | None = None) -> Env:
     """The task. ``scorer`` is the original model, for tasks that judge fluency."""
     options: dict[str, Any] = {}
     if config.name in _FLUENT_ENVS and scorer is not None:
@@ -131,7 +132,7 @@ def make_env(config: EnvConfig, scorer: NativePolicy | None = None) -> Env:
     return env
 
 
-def _fluency(scorer: NativePolicy) -> Callable[[Sequence[tuple[str, str]]], list[float]]:
+def _fluency(scorer: Policy) -> Callable[[Sequence[tuple[str, str]]], list[float]]:
     """Mean log-probability (nats per token) of continuations under the original model."""
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -153,8 +154,8 @@ class Parts:
     """What a configuration names, loaded and checked. Nothing is written yet."""
 
     config: RunConfig
-    policy: NativePolicy
-    reference: NativePolicy
+    policy: Policy
+    reference: Policy
     env: Env
     judge: Judge
     algorithm: Algorithm
@@ -170,9 +171,9 @@ def parts(config: RunConfig) -> Iterator[Parts]:
     algorithm = resolve(config.algorithm)
     policy = load_policy(config, algorithm)
     reference = policy.frozen()
-    machine = {**describe_machine(threads, policy.precision), "policy_sha256": weights_sha256(reference.decoder)}
+    machine = {**describe_machine(threads, policy.precision), "policy_sha256": reference.weights_sha256()}
     if config.lora_rank:
-        add_lora(policy.decoder, rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+        policy.add_lora(config.lora_rank, alpha=2.0 * config.lora_rank)
     env = make_env(config.env, reference)
     sampling = config.sampling
     if env.stop and not sampling.stop:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from triloop import stats
 from triloop.envs.base import Env, Split
 from triloop.errors import DataError, Interrupted
-from triloop.policies.native import NativePolicy
-from triloop.policies.protocol import Tag
+from triloop.policies.protocol import Policy, Tag
 from triloop.policies.sampling import Sampling
 from triloop.records import Episode, Feedback
 from triloop.sources.judge import Judge
@@ -46,7 +45,7 @@ def passed(feedback: Feedback) -> bool:
 
 
 def evaluate(
-    policy: NativePolicy,
+    policy: Policy,
     env: Env,
     n: int,
     sampling: Sampling,

@@ -21,7 +21,6 @@ from triloop.loops.progress import Progress, Silent
 from triloop.loops.signals import interruptible
 from triloop.loops.state import LoopState, Workshop, load_state
 from triloop.loops.summary import summarise
-from triloop.nn.hf_io import weights_sha256
 from triloop.policies.native import pick_precision
 from triloop.policies.protocol import Tag
 from triloop.records import Verdict
@@ -136,7 +135,7 @@ def _complete(
     """Begin, when there are ``proofs`` of the judge to begin with; then all rounds, and the end."""
     c, run = shop.config, shop.run
     facts = {
-        "parameters": shop.policy.decoder.config.parameters,
+        "parameters": shop.policy.parameters,
         "threads": run.environment["threads"],
         "precision": run.environment["precision"],
         "resumed_from": resumed,
@@ -192,7 +191,7 @@ def _finish(shop: Workshop, state: LoopState) -> None:
     after = measure_held_out(shop, state.round, c.eval_n, interrupted=shop.interrupted)
     commit_evaluation(shop, "after", state.round, after)
     shop.progress.evaluated("after", after.summary())
-    events = [event_row(state.round, "finished", {"weights_sha256": weights_sha256(shop.policy.decoder)})]
+    events = [event_row(state.round, "finished", {"weights_sha256": shop.policy.weights_sha256()})]
     if state.stopped:
         events.append(event_row(state.round, "GuardStop", {"reason": _farewell(run, state)}))
     run.append(events)

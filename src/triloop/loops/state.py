@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from triloop.learn.algorithms import Algorithm
     from triloop.loops.config import RunConfig
     from triloop.loops.progress import Progress
-    from triloop.policies.native import NativePolicy
+    from triloop.policies.protocol import Policy
     from triloop.sources.judge import Judge
     from triloop.store.run import Run
 
@@ -60,8 +60,8 @@ class Workshop:
     """The parts of a run, built from its configuration. The loop uses them and owns none."""
 
     config: RunConfig
-    policy: NativePolicy
-    reference: NativePolicy
+    policy: Policy
+    reference: Policy
     """The policy as it was at the start, frozen: where KL and perplexity are measured from."""
     env: Env
     judge: Judge

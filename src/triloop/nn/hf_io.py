@@ -24,7 +24,7 @@ from triloop.nn.rope import rope_frequencies
 from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer, read_json
 
-__all__ = ["load_pretrained", "save_pretrained", "weights_sha256"]
+__all__ = ["load_pretrained", "save_pretrained", "tensors_sha256", "weights_sha256"]
 
 VALUE_HEAD = "value_head.safetensors"
 """Beside the model, where transformers does not look."""
@@ -89,6 +89,11 @@ def weights_sha256(decoder: Decoder) -> str:
     tensors = _hf_tensors(decoder)
     if decoder.value_head is not None:
         tensors |= {f"value_head.{k}": v for k, v in decoder.value_head.state_dict().items()}
+    return tensors_sha256(tensors)
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of these tensors, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,25 +1,32 @@
-"""What a policy offers. The primitives are those that users of Tinker know; everything else is built on them."""
+"""What a policy offers. The primitives are those that users of Tinker know; everything else is built on them.
+
+Backends that run here (``native``, ``transformers``) implement ``Policy``. One behind an endpoint, which neither scores nor
+learns, is a ``Sampler`` and no more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from triloop import rng
 from triloop.policies.sampling import Sampling
-from triloop.records import Completion, Prompt, completion_id
+from triloop.records import Completion, Prompt
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from triloop.learn.batch import Batch
     from triloop.learn.update import LossFn
-    from triloop.policies.engine import Generated
+    from triloop.nn.tokenizer import Tokenizer
+    from triloop.policies.engine import LogitMask, Respond
 
-__all__ = ["Policy", "Scorer", "Tag", "completion_of", "sample_key"]
+__all__ = ["Policy", "Sampler", "Scorer", "Tag"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,28 @@ class Tag:
     seed: int
     round: int
     purpose: str = "train"
+
+
+class Sampler(Protocol):
+    """A model that can complete prompts."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: Sampling,
+        tag: Tag,
+        *,
+        respond: Respond | None = None,
+        logit_mask: LogitMask | None = None,
+        interrupted: Callable[[], bool] = ...,
+    ) -> list[Completion]:
+        """``n`` completions of every prompt, prompt by prompt; request ``i`` is sample ``i % n`` of prompt ``i // n``.
+
+        ``respond`` makes episodes of several turns, ``logit_mask`` forces a grammar, and when ``interrupted`` says yes what
+        is there is returned as it is. Raises ConfigError for prompts that are empty or too long.
+        """
+        ...
 
 
 class Scorer(Protocol):
@@ -41,18 +70,36 @@ class Scorer(Protocol):
         ...
 
 
-class Policy(Scorer, Protocol):
-    """A model that samples, scores and learns. An endpoint that cannot learn implements ``sample`` alone."""
+class Policy(Sampler, Scorer, Protocol):
+    """A model that samples, scores and learns."""
 
-    version: int
-    """Optimiser steps taken."""
+    tokenizer: Tokenizer
+
+    @property
+    def version(self) -> int:
+        """Optimiser steps taken."""
+        ...
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the products; weights are fp32."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Number of the model's weights, without heads and adapters."""
+        ...
+
+    def weights_sha256(self) -> str:
+        """Of the weights that it computes with: equal for policies that compute alike."""
+        ...
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Tokens of a prompt, chat template applied when it has turns."""
         ...
 
-    def sample(self, prompts: Sequence[Prompt], n: int, sampling: Sampling, tag: Tag) -> list[Completion]:
-        """``n`` completions of every prompt, prompt by prompt."""
+    def values(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[NDArray[np.float32]]:
+        """For each (prompt tokens, tokens): the value head's estimate before every token."""
         ...
 
     def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
@@ -63,33 +110,30 @@ class Policy(Scorer, Protocol):
         """Clip, step at this learning rate, clear the gradient; returns the norm before clipping."""
         ...
 
+    def add_value_head(self) -> None:
+        """Add a value head that says 0, unless there is one. Clears the optimiser."""
+        ...
+
+    def add_lora(self, rank: int, alpha: float) -> None:
+        """Freeze the weights and train low-rank adapters instead. Clears the optimiser."""
+        ...
+
+    def frozen(self) -> Self:
+        """A copy that does not learn: the reference of a KL term, or the original of a canary."""
+        ...
+
+    def restart_from(self, other: Self) -> None:
+        """Take the weights of another policy and forget the optimiser's memory. The version goes on counting."""
+        ...
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write a Hugging Face directory."""
+        ...
+
     def save_state(self, folder: Path) -> None:
         """Everything that a bit-exact continuation needs: weights, optimiser, version."""
         ...
 
-    def load_state(self, folder: Path) -> None: ...
-
-
-def sample_key(tag: Tag, prompt_id: str, index: int) -> int:
-    """The key of a sample's random stream: a function of what the sample is, not of where or when it is drawn."""
-    return rng.key(tag.seed, tag.purpose, tag.round, prompt_id, index)
-
-
-def completion_of(
-    generated: Generated, prompt: Prompt, prompt_tokens: tuple[int, ...], tag: Tag, index: int, version: int
-) -> Completion:
-    """The record of what the engine generated."""
-    name = completion_id(tag.round, prompt.id, index)
-    return Completion(
-        id=name if tag.purpose == "train" else f"{tag.purpose}/{name}",
-        prompt_id=prompt.id,
-        round=tag.round,
-        index=index,
-        prompt_tokens=prompt_tokens,
-        tokens=tuple(generated.tokens),
-        logps=tuple(generated.logps),
-        mask=tuple(generated.mask),
-        text=generated.text,
-        finish=generated.finish,
-        policy_version=version,
-    )
+    def load_state(self, folder: Path) -> None:
+        """Go on from what ``save_state`` wrote."""
+        ...

@@ -1,0 +1,239 @@
+"""Scoring and learning over any network: token outputs, gradient accumulation, AdamW. Backends bring the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from triloop.errors import ConfigError, WorkError
+from triloop.learn.batch import Batch, TokenOutputs, micro_batches
+from triloop.learn.choices import OptimConfig
+from triloop.learn.update import LossFn, add_sums, summarise
+from triloop.policies.statistics import token_statistics
+
+__all__ = ["Learner", "LearnerSettings", "Network", "pick_precision"]
+
+Row = tuple[Sequence[int], Sequence[int]]
+"""Prompt tokens, and tokens that follow them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSettings:
+    """How a policy computes. Weights and optimiser are fp32 throughout."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    precision: torch.dtype = torch.float32
+    """Of the products, in sampling and in learning."""
+    micro_tokens: int = 16384
+    """Most tokens of one forward and backward pass: it bounds the memory and changes no result."""
+    temperature: float = 1.0
+    """The one that completions are sampled at, so that the learner differentiates what was sampled."""
+    entropy: bool = True
+    """Whether losses are shown the entropy; it costs a pass over the logits."""
+    cache_bytes: int = 2 << 30
+    """Most memory of the rollout's key-value cache; fewer rows are in flight when ``sampling.slots`` would not fit."""
+
+    def __post_init__(self) -> None:
+        if self.micro_tokens < 1:
+            raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 1")
+
+
+class Network(Protocol):
+    """The forward pass of a backend, differentiable."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def value_head(self) -> nn.Module | None:
+        """Maps a hidden state to one number; None when there is none."""
+        ...
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """All of them, frozen ones and the value head's included."""
+        ...
+
+    def hidden(self, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "tokens width"]:
+        """The state after every token of these sequences (none empty), which lie end to end in the answer."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocab"]:
+        """Logits of the token that follows."""
+        ...
+
+
+def pick_precision(name: str) -> torch.dtype:
+    """``fp32``, ``bf16``, or ``auto``: bf16 where the processor multiplies it natively (AMX, CUDA), else fp32."""
+    if name == "auto":
+        amx = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+        name = "bf16" if amx or torch.cuda.is_available() else "fp32"
+    try:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    except KeyError:
+        raise ConfigError(f"precision is {name!r}; expected auto, fp32 or bf16") from None
+
+
+class Learner:
+    """Scores with a network and changes its weights. Its state is the optimiser's and the number of steps taken."""
+
+    def __init__(self, network: Network, settings: LearnerSettings) -> None:
+        self.network, self.settings = network, settings
+        self.version = 0
+        self._optimiser: torch.optim.AdamW | None = None
+
+    # ------------------------------------------------------------------ scoring
+
+    def _states(self, rows: Sequence[Row]) -> tuple[Float[Tensor, "n width"], Int[Tensor, " n"]]:
+        """States that predict the completion tokens, and those tokens, row after row. No row has an empty completion."""
+        if not all(prompt for prompt, _ in rows):
+            raise ConfigError("a completion without a prompt cannot be scored: nothing predicts its first token")
+        # The last token predicts nothing that is asked for: it is never computed.
+        sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in rows]
+        hidden = self.network.hidden(sequences)
+        ends = np.cumsum([len(s) for s in sequences])
+        pick = np.concatenate([np.arange(e - len(t), e) for e, (_, t) in zip(ends, rows, strict=True)])
+        targets = torch.tensor([t for _, tokens in rows for t in tokens], device=hidden.device)
+        return hidden.index_select(0, torch.from_numpy(pick).to(hidden.device)), targets
+
+    def _statistics(
+        self, rows: Sequence[Row], temperature: float, *, entropy: bool
+    ) -> tuple[Tensor, Tensor, Float[Tensor, "n width"]]:
+        hidden, targets = self._states(rows)
+        logps, entropies = token_statistics(
+            self.network.logits,
+            hidden,
+            targets,
+            vocab_size=self.network.vocab_size,
+            temperature=temperature,
+            entropy=entropy,
+        )
+        return logps, entropies, hidden
+
+    @torch.no_grad()
+    def logprobs(self, items: Sequence[Row], *, temperature: float = 1.0) -> list[NDArray[np.float32]]:
+        """Log p (nats) of every completion token; long lists are scored in pieces of ``micro_tokens``."""
+        out = [np.zeros(0, np.float32) for _ in items]
+        for piece in _pieces(items, self.settings.micro_tokens):
+            logps, _, _ = self._statistics([items[i] for i in piece], temperature, entropy=False)
+            _spread(out, items, piece, logps)
+        return out
+
+    @torch.no_grad()
+    def values(self, items: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """The value head's estimate before every completion token."""
+        head = self.network.value_head
+        if head is None:
+            raise ConfigError("this policy has no value head; add one with add_value_head, as runs of PPO do")
+        out = [np.zeros(0, np.float32) for _ in items]
+        for piece in _pieces(items, self.settings.micro_tokens):
+            hidden, _ = self._states([items[i] for i in piece])
+            _spread(out, items, piece, head(hidden.float())[:, 0])
+        return out
+
+    def outputs(self, batch: Batch) -> TokenOutputs:
+        """What the losses see of a batch, differentiable."""
+        rows = [row for row in zip(batch.prompt_tokens, batch.tokens, strict=True) if row[1]]
+        asked, shape = self.settings.entropy, batch.mask.shape
+        if not rows:
+            return TokenOutputs(logp=torch.zeros(shape), entropy=torch.zeros(shape) if asked else None)
+        logps, entropies, hidden = self._statistics(rows, self.settings.temperature, entropy=asked)
+        head = self.network.value_head
+        where = torch.tensor([b * shape[1] + t for b, tokens in enumerate(batch.tokens) for t in range(len(tokens))])
+
+        def unpack(x: Tensor) -> Tensor:
+            x = x.to(batch.mask.device)
+            return x.new_zeros(shape.numel()).index_copy(0, where.to(x.device), x).view(shape)
+
+        return TokenOutputs(
+            logp=unpack(logps),
+            entropy=unpack(entropies) if asked else None,
+            values=None if head is None else unpack(head(hidden.float())[:, 0]),
+        )
+
+    # ------------------------------------------------------------------ learning
+
+    def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
+        """Accumulate the gradient over micro-batches: the same as one big batch, in bounded memory."""
+        sums: dict[str, Tensor] = {}
+        for micro in micro_batches(batch, self.settings.micro_tokens):
+            value, part = loss(self.outputs(micro), micro, batch.denominators)
+            if not torch.isfinite(value):
+                raise WorkError(
+                    f"the loss became {value.item()} at policy version {self.version}; lower --optim.lr and start from an "
+                    "earlier checkpoint"
+                )
+            if value.requires_grad:  # not when no row has a token
+                value.backward()
+            sums = add_sums(sums, part)
+        return summarise(sums)
+
+    def optim_step(self, lr: float) -> dict[str, float]:
+        """Clip, step, clear. A gradient that is not finite changes nothing, and its norm says so."""
+        optimiser, limit = self._adamw(), self.settings.optim.max_grad_norm
+        parameters = [p for g in optimiser.param_groups for p in g["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        if torch.isfinite(norm):
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        self.version += 1
+        return {"grad_norm": float(norm), "lr": lr}
+
+    def _adamw(self) -> torch.optim.AdamW:
+        if self._optimiser is None:
+            c = self.settings.optim
+            trained = [p for p in self.network.parameters() if p.requires_grad]
+            matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+            groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+            self._optimiser = torch.optim.AdamW(
+                [g for g in groups if g["params"]],
+                lr=c.lr,
+                betas=(c.betas[0], c.betas[1]),
+                eps=c.eps,
+                fused=True,
+            )
+        return self._optimiser
+
+    # ------------------------------------------------------------------ state
+
+    def forget(self) -> None:
+        """Drop the optimiser's memory; needed whenever other parameters are to be trained."""
+        self._optimiser = None
+
+    def state(self) -> dict[str, Any]:
+        """What continues bit-exactly besides the weights."""
+        return {"optimiser": self._adamw().state_dict(), "version": self.version}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what ``state`` gave, into an optimiser over the present parameters."""
+        self.forget()
+        self._adamw().load_state_dict(state["optimiser"])
+        self.version = int(state["version"])
+
+
+def _pieces(items: Sequence[Row], limit: int) -> list[list[int]]:
+    """Indices of the rows with tokens, at most ``limit`` tokens a piece, longest together so that attention pads little."""
+    lengths = {i: len(prompt) + len(tokens) for i, (prompt, tokens) in enumerate(items) if tokens}
+    pieces: list[list[int]] = []
+    room = 0
+    for i in sorted(lengths, key=lambda i: -lengths[i]):
+        if not pieces or room < lengths[i]:
+            pieces.append([])
+            room = limit
+        pieces[-1].append(i)
+        room -= lengths[i]
+    return pieces
+
+
+def _spread(out: list[NDArray[np.float32]], items: Sequence[Row], piece: Sequence[int], numbers: Tensor) -> None:
+    """Hand the numbers of a piece, row after row, to the rows they belong to."""
+    for i, part in zip(piece, numbers.split([len(items[i][1]) for i in piece]), strict=True):
+        out[i] = part.float().cpu().numpy()
