@@ -2,10 +2,11 @@
 
     python proofs/kill.py [--kills 50] [--threads 2] [--seed 0]
 
-Runs of the recipe ``arithmetic``, made short, are started; each is killed up to five times, after times drawn between nothing
-and the length of a whole run, and resumed; then it is let come to its end. Compared with the uninterrupted run: SHA-256 of the
-final weights, digest of the store, scores. Rows that were in the log at a death, and rounds that the run had told its watcher of,
-must all be there in the end. Writes docs/proof/kill.md and kill.json; the exit code is 1 when anything differs.
+Runs of the recipe ``arithmetic``, made short, are started; each is killed up to five times, at moments drawn between
+nothing and the length of a whole run, and resumed; then it is let come to its end. Compared with the uninterrupted run:
+SHA-256 of the final weights, digest of the store, scores, verdicts. Rows that were in the log at a death, and rounds that
+the run had told its watcher of, must all be there in the end. Writes docs/proof/kill.md and kill.json; the exit code is 1
+when anything differs.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ import numpy as np
 from triloop import rng
 from triloop.loops.config import RunConfig
 from triloop.loops.progress import Silent
-from triloop.records import Verdict
 from triloop.recipes.table import RECIPES
+from triloop.records import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = ("weights_sha256", "store_digest", "rounds", "eval_before", "eval_after", "guards", "metrics_last")
@@ -197,18 +198,19 @@ def prove(kills: int, threads: int, seed: int) -> dict[str, Any]:
 def page(result: Mapping[str, Any]) -> str:
     """The proof for people."""
     m, whole = result["machine"], result["uninterrupted"]
+    word = "Holds" if result["holds"] else "DOES NOT HOLD"
+    same = result["runs"] - result["runs_that_differ"]
     lines = [
         "# Killed and resumed equals uninterrupted",
         "",
-        f"**{'Holds' if result['holds'] else 'DOES NOT HOLD'}.** {result['kills']} kills by SIGKILL at random moments, in "
-        f"{result['runs']} runs, each resumed after every death: {result['runs'] - result['runs_that_differ']} of "
-        f"{result['runs']} ended with the weights, the store digest, the scores and the verdicts of the run that nobody killed. "
-        f"Rows lost: {sum(t['rows_lost'] for t in result['trials'])}.",
+        f"**{word}.** {result['kills']} kills by SIGKILL at random moments, in {result['runs']} runs, each resumed after "
+        f"every death: {same} of {result['runs']} ended with the weights, the store digest, the scores and the verdicts of "
+        f"the run that nobody killed. Rows lost: {sum(t['rows_lost'] for t in result['trials'])}.",
         "",
-        f"`python proofs/kill.py --kills {result['kills']} --threads {result['threads']} --seed {result['seed']}`, {m['date']}: "
-        f"{m['processor']}, {m['cores']} cores, {m['system']}, Python {m['python']}, torch {m['torch']}; {result['seconds']} s in "
-        f"all, {result['seconds_of_a_whole_run']} s for a whole run, of the recipe `arithmetic` with "
-        f"{whole['rounds']} rounds and a checkpoint every third.",
+        f"`python proofs/kill.py --kills {result['kills']} --threads {result['threads']} --seed {result['seed']}`, "
+        f"{m['date']}: {m['processor']}, {m['cores']} cores, {m['system']}, Python {m['python']}, torch {m['torch']}; "
+        f"{result['seconds']} s in all, {result['seconds_of_a_whole_run']} s for a whole run, of the recipe `arithmetic` "
+        f"with {whole['rounds']} rounds and a checkpoint every third.",
         "",
         f"- weights SHA-256 `{whole['weights_sha256']}`",
         f"- store digest `{whole['store_digest']}`",
@@ -237,9 +239,8 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "kill.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.out / "kill.md").write_text(page(result))
-    print(
-        f"{'holds' if result['holds'] else 'DOES NOT HOLD'}: {result['kills']} kills, {result['runs']} runs, {result['seconds']} s"
-    )
+    said = "holds" if result["holds"] else "DOES NOT HOLD"
+    print(f"{said}: {result['kills']} kills, {result['runs']} runs, {result['seconds']} s")
     return 0 if result["holds"] else 1
 
 

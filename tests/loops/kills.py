@@ -1,6 +1,6 @@
 """Kills tiny runs, resumes them, and says what became of them.
 
-As a program (``python -m loops.kills FOLDER``) it forks one child per death: one interpreter start for all of them. Prints JSON.
+As a program (``python -m loops.kills FOLDER``) it forks one child per death, so that torch is loaded once. Prints JSON.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def forked(work: Callable[[], int], failpoint: str = "", after: float = 0.0) -> 
 
 def asks(number: int, rounds: Sequence[int]) -> Callable[[int], None]:
     """Sends this process a signal after these rounds."""
-    return lambda round: os.kill(os.getpid(), number) if round in rounds else None
+    return lambda done: os.kill(os.getpid(), number) if done in rounds else None
 
 
 def main(root: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The loop itself: screening, budgets, optimiser steps, dynamic sampling, expert iteration, curriculum, and who is asked."""
+"""The loop itself: screening, budgets, optimiser steps, dynamic sampling, expert iteration, curriculum, who is asked."""
 
 from __future__ import annotations
 
@@ -246,9 +246,13 @@ def test_expert_iteration_without_a_success_keeps_its_weights(open_shop: Open) -
 def test_the_frontier_moves_the_prompts(open_shop: Open) -> None:
     """Level 3 is always solved, all others half the time: the frontier leaves level 3 to the floor."""
     shop = open_shop(
-        env=EnvConfig(name="sort"), rounds=12, prompts_per_round=12, curriculum=CurriculumConfig(kind="frontier", memory=0.0),
-        sampling=Sampling(max_tokens=2, slots=64), group_size=2,
-    )  # fmt: skip
+        env=EnvConfig(name="sort"),
+        curriculum=CurriculumConfig(kind="frontier", memory=0.0),
+        sampling=Sampling(max_tokens=2, slots=64),
+        rounds=12,
+        prompts_per_round=12,
+        group_size=2,
+    )
     shop = with_env(shop, Own(lambda p, t, i: 1.0 if p.level == 3 or i % 2 else -1.0))
     state = improve(shop, LoopState(), lambda shop, state, episodes: {})
     assert state.pass_rates["3"] == 1.0 and state.pass_rates["7"] == 0.5

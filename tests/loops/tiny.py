@@ -1,6 +1,6 @@
 """A run small enough to be killed a dozen times in a test: a warmed-up decoder of some thousand weights that sorts.
 
-Half of its first answers abstain and nearly all others are wrong: rewards differ from the first round on, and so do weights.
+Half of its first answers abstain and nearly all others are wrong: rewards differ from the first round on, so weights move.
 """
 
 from __future__ import annotations

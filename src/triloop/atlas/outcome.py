@@ -97,10 +97,9 @@ def _dapo(context: Context) -> Measured:
 
 DAPO = Row(
     id="A20",
-    claim="A higher upper clip keeps more entropy, refilled groups keep the batch useful, and DAPO learns faster than GRPO.",
+    claim="A higher upper clip keeps more entropy, refilled groups keep the batch useful, and DAPO learns faster.",
     setup="0.45M policy, chained arithmetic, 16 rounds of 16 prompts x 8, four optimiser steps a round; "
-    "DAPO draws "
-    "up to 3 times to fill its groups, and its tokens are reported",
+    "DAPO draws up to 3 times to fill its groups, and its tokens are reported",
     core="triloop run arithmetic --algorithm.name dapo --max-draws 3",
     contrasts=(
         Contrast(

@@ -37,8 +37,8 @@ BASE = TinyBase(
     chars=f"{ANSWERS}={ABSTAIN}{NAMES}",
     hidden=48,
     layers=2,
-    steps=300,
-    lr=4e-3,
+    steps=500,
+    lr=6e-3,
 )
 
 Fact = tuple[str, str, int]
@@ -149,7 +149,7 @@ TRUTH = Row(
     setup="0.1M policy, 1,000 facts of which it knows half, GRPO, 60 rounds of 32 prompts x 8; binary means that "
     "an abstention costs as much as an error; measured on 400 facts that are not trained on; that answering pays "
     "when p > (1 + v) / 2 is checked on a grid",
-    core="triloop run FILE --abstain-value 0",
+    core="triloop run jsonl --abstain-value 0",
     contrasts=(
         Contrast(
             metric="share of wrong answers on held-out facts",

@@ -240,7 +240,7 @@ class TransformersPolicy:
     # ------------------------------------------------------------------ state
 
     def save_pretrained(self, folder: Path) -> None:
-        self.model.module.save_pretrained(folder)
+        self.model.save(folder)
         self.tokenizer.save(folder)
 
     def save_state(self, folder: Path) -> None:

@@ -99,6 +99,11 @@ class CausalModel:
         nn.init.zeros_(head.bias)
         return head
 
+    def save(self, folder: Path) -> None:
+        """Write config.json, generation_config.json and safetensors."""
+        with _quiet():
+            self.module.save_pretrained(folder)
+
     def twin(self) -> CausalModel:
         return CausalModel(copy.deepcopy(self.module), self.plain_head)
 
@@ -114,13 +119,12 @@ class CausalModel:
 def read_model(folder: Path) -> CausalModel:
     """Read a Hugging Face directory in fp32. Raises ModelError with what is wrong with it."""
     try:
-        import transformers
         from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise ModelError(f"the transformers backend needs transformers ({error}): pip install 'triloop[hf]'") from error
     _check_folder(folder)
     try:
-        with _quiet(transformers):
+        with _quiet():
             module, found = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
@@ -162,13 +166,14 @@ def _wrapped(module: Any, folder: Path) -> CausalModel:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bar while a directory is read: the screen belongs to the run."""
-    log = transformers.utils.logging
-    shown = log.is_progress_bar_enabled()
-    log.disable_progress_bar()
+def _quiet() -> Iterator[None]:
+    """No progress bar while a directory is read or written: the screen belongs to the run."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            log.enable_progress_bar()
+            logging.enable_progress_bar()
