@@ -2,9 +2,9 @@
 
     python examples/grpo_in_one_file.py [--base DIR] [--rounds 30] [--seed 0]
 
-Needs torch and safetensors alone. The base is a Hugging Face directory whose tokenizer has one token per character, such as
-the one that Triloop brings. The task is chained arithmetic: after ``7+12-5=`` the policy writes running values and, behind a
-``#``, the answer: ``19,14#14``. A verifier pays +1 for the right answer and -1 for any other.
+Needs torch and safetensors alone. The base is a Hugging Face directory whose tokenizer has one token per character, such
+as the one that Triloop brings. The task is chained arithmetic: after ``7+12-5=`` the policy writes running values and,
+behind a ``#``, the answer: ``19,14#14``. A verifier pays +1 for the right answer and -1 for any other.
 
 tests/test_example.py holds it to the library: the same base, problems and random numbers give the same samples, the same
 losses and, after several updates, the same weights.

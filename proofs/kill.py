@@ -3,8 +3,8 @@
     python proofs/kill.py [--kills 50] [--threads 2] [--seed 0]
 
 Runs of the recipe ``arithmetic``, made short, are started; each is killed up to five times, at moments drawn between
-nothing and the length of a whole run, and resumed; then it is let come to its end. Compared with the uninterrupted run:
-SHA-256 of the final weights, digest of the store, scores, verdicts. Rows that were in the log at a death, and rounds that
+nothing and the length of a whole run's work, and resumed; then it is let come to its end. Compared with the uninterrupted
+run: SHA-256 of the final weights, digest of the store, scores, verdicts. Rows that were in the log at a death, and rounds that
 the run had told its watcher of, must all be there in the end. Writes docs/proof/kill.md and kill.json; the exit code is 1
 when anything differs.
 """
@@ -73,14 +73,19 @@ def life(out: Path, threads: int) -> None:
     from triloop.loops.run import resume, start
     from triloop.store.database import is_finished
 
+    out.with_suffix(".born").touch()
     done = resume(out, Told(out)) if is_finished(out / "run.db") else start(config(threads), out, Told(out))
     out.with_suffix(".json").write_text(json.dumps(done))
 
 
 def live(out: Path, threads: int, seconds: float | None) -> bool:
-    """One life, ended by kill -9 after so many seconds; whether it was killed before it came to its end."""
+    """One life, ended by kill -9 after so many seconds of work; whether it was killed before it came to its end."""
     command = [sys.executable, str(Path(__file__).resolve()), "--life", str(out), "--threads", str(threads)]
+    born = out.with_suffix(".born")
+    born.unlink(missing_ok=True)
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not born.exists() and child.poll() is None:
+        time.sleep(0.005)  # to load torch is no moment of a run
     try:
         _, said = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -166,7 +171,7 @@ def prove(kills: int, threads: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         live(root / "whole", threads, None)
-        length = time.monotonic() - began
+        length = time.time() - (root / "whole.born").stat().st_mtime
         whole = json.loads((root / "whole.json").read_text())
         trials: list[dict[str, Any]] = []
         while (left := kills - sum(len(t["deaths"]) for t in trials)) > 0:

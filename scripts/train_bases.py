@@ -2,8 +2,8 @@
 
     python scripts/train_bases.py [--only NAME] [--steps N] [--out DIR] [--threads N]
 
-Everything that decides the result stands in BASES: the same seed, torch and thread count give the same bytes. Each checkpoint
-is a Hugging Face directory with a ``base.json`` beside it: settings, figures on held-out problems, SHA-256 of the weights.
+Everything that decides the result stands in BASES: the same seed, torch and thread count give the same bytes. Each
+checkpoint is a Hugging Face directory with a ``base.json`` in it: settings, held-out figures, SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -96,15 +96,16 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
         manner = {**base.teacher, **(base.habits if step >= base.habits_from * steps else {})}
         prompts = world.prompts("train", base.batch, seed=base.seed, start=step * base.batch)
         texts = [world.demonstration(p, teacher, **manner) for p in prompts]
-        return [
-            (tokenizer.encode(p.text), tokenizer.encode(t) + eos) for p, t in zip(prompts, texts, strict=True)
-        ]
+        return [(tokenizer.encode(p.text), tokenizer.encode(t) + eos) for p, t in zip(prompts, texts, strict=True)]
 
     begun = time.perf_counter()
 
     def seen(step: int, loss: float) -> None:
         if step % 100 == 0 or step == steps:
-            print(f"{base.world}: step {step}/{steps} loss {loss:.3f} {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            print(
+                f"{base.world}: step {step}/{steps} loss {loss:.3f} {time.perf_counter() - begun:.0f} s",
+                file=sys.stderr,
+            )
 
     supervised(policy, batch, steps, optim, seen=seen)
     figures = {}

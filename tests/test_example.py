@@ -20,8 +20,9 @@ from triloop.learn.build import build_batch
 from triloop.learn.choices import OptimConfig
 from triloop.learn.update import policy_loss
 from triloop.nn.hf_io import save_pretrained
+from triloop.policies.completions import sample_key
 from triloop.policies.native import NativePolicy
-from triloop.policies.protocol import Tag, sample_key
+from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.records import Episode, Feedback
 

@@ -63,4 +63,4 @@ def test_a_function_level_import_is_seen() -> None:
     text = "def f():\n    from triloop.cli import main\n    return main\n"
     module = Module(name="triloop.nn.low", path=Path("low.py"), text=text, tree=ast.parse(text), is_package=False)
     (line, target), *_ = imports(module)
-    assert "up from floor 1 to floor 6" in (_wrong(module, line, target) or "")
+    assert "up from floor 1 to floor 7" in (_wrong(module, line, target) or "")

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,14 @@ class Ear(Silent):
 def play(path: Path, config: RunConfig, at: Callable[[int], None] = lambda _: None) -> int:
     """Start the run, or go on with it; the exit code it would have had."""
     tiny.one_thread()
-    try:
-        if is_finished(path / "run.db"):
-            resume(path, Ear(path, at))
-        else:
-            start(config, path, Ear(path, at))
-    except TriloopError as error:
-        return error.exit_code
+    with tiny.alarms() if config.guards == tiny.WILD else nullcontext():
+        try:
+            if is_finished(path / "run.db"):
+                resume(path, Ear(path, at))
+            else:
+                start(config, path, Ear(path, at))
+        except TriloopError as error:
+            return error.exit_code
     return 0
 
 

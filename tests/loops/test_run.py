@@ -214,41 +214,47 @@ def test_a_verifier_that_breaks_on_the_way_loses_nothing(base: Path, tmp_path: P
 
 def test_a_guards_stop_is_measured_and_stays(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(GuardStop, match="stopped in round 6 by kl") as caught:
-        start(tiny.config(base, guards=tiny.WILD), out)
+    with (
+        tiny.alarms(since=3),
+        pytest.raises(GuardStop, match="stopped in round 3 by alarm: alarm: as planned") as caught,
+    ):
+        start(tiny.config(base), out)
     assert caught.value.exit_code == 3
     summary = summary_of(out)
     assert summary["eval_after"]["n"] == 12 and summary["weights_sha256"]
-    assert [g["action"] for g in summary["guards"] if g["name"] == "kl"][-1] == "stop"
-    with pytest.raises(GuardStop, match="stopped in round 6"):
+    assert [(g["round"], g["action"]) for g in summary["guards"] if g["verdict"] < 0] == [(3, "stop")]
+    with pytest.raises(GuardStop, match="stopped in round 3"):
         resume(out, rounds=9)
-    assert summary_of(out)["rounds"] == 6
+    assert summary_of(out)["rounds"] == 3
     values = yaml.safe_load((out / "config.yaml").read_text())
-    edit(out, guards={**values["guards"], "off": ["kl"]})
+    edit(out, guards={**values["guards"], "off": ["canary"]})
+    with pytest.raises(RunFolderError, match="guards was"):
+        resume(out)
     with pytest.warns(UserWarning, match="guards was"):
-        assert resume(out, rounds=7, allow_changed=True)["rounds"] == 7
+        assert resume(out, rounds=4, allow_changed=True)["rounds"] == 4
 
 
 def test_a_rollback_puts_the_weights_back(base: Path, tmp_path: Path) -> None:
-    """After the first one the policy's weights and step count are those of the checkpoint, and its rounds stay."""
+    """Weights and step count are those of the checkpoint; the rounds stay, and the given-up canary is nobody's score."""
     out, seen = tmp_path / "run", []
 
     def look() -> None:
         with Run.open(out, write=False) as run:
-            by_round = {c.round: c for c in run.checkpoints()}
-            weights = {r: (c.path / "policy" / "model.safetensors").read_bytes() for r, c in by_round.items()}
-            seen.append((weights, {r: c.gold for r, c in by_round.items()}, run.rounds()))
+            kept = {c.round: c for c in run.checkpoints()}
+            weights = {r: (c.path / "policy" / "model.safetensors").read_bytes() for r, c in kept.items()}
+            seen.append((weights, {r: c.gold for r, c in kept.items()}, run.rounds()))
 
-    guards = GuardConfig(kl_soft=1e-9, kl_hard=1e-9, hard_action="roll_back", max_rollbacks=9, preflight=False)
-    start(tiny.config(base, guards=guards, rounds=5, checkpoint_every=2), out, After(5, look))
-    (weights, gold, rounds), *_ = seen
-    assert weights[4] == weights[2] and gold[4] is None
+    guards = GuardConfig(hard_action="roll_back", max_rollbacks=9)
+    with tiny.alarms(since=4):
+        start(tiny.config(base, guards=guards, rounds=5, checkpoint_every=2), out, After(5, look))
+    ((weights, gold, rounds),) = seen
+    assert weights[4] == weights[2] and gold[2] is not None and gold[4] is None
     assert rounds == [1, 2, 3, 4, 5]
     with Run.open(out, write=False) as run:
         undone = [e.payload for e in run.rows("event") if e.payload["name"] == "rolled back"]
-        assert undone[0]["to_round"] == 2 and "kl" in undone[0]["reason"]
-        versions = {r: {c.policy_version for c in run.completions(r)} for r in rounds}
-    assert versions == {1: {0}, 2: {1}, 3: {2}, 4: {3}, 5: {2}}
+        assert [u["to_round"] for u in undone] == [2, 2] and "as planned" in undone[0]["reason"]
+        versions = [{c.policy_version for c in run.completions(r)} for r in rounds]
+    assert versions == [{0}, {1}, {2}, {3}, {2}]
 
 
 def test_a_second_signal_does_not_wait() -> None:

@@ -6,25 +6,55 @@ Half of its first answers abstain and nearly all others are wrong: rewards diffe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from triloop.envs.charset import CHARS
 from triloop.envs.sort import Sort
+from triloop.guards.base import Watch
 from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
+from triloop.loops import build
 from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.supervised import supervised
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.tokenizer import char_tokenizer
 from triloop.policies.native import NativePolicy
 from triloop.policies.sampling import Sampling
+from triloop.records import Verdict
 
 LEVEL = 3
-WILD = GuardConfig(kl_soft=1e-9, kl_hard=1e-9, hard_action="roll_back", max_rollbacks=2, preflight=False)
-"""The first drift of all is an alarm: two rollbacks, then a stop."""
+WILD = GuardConfig(hard_action="roll_back", max_rollbacks=2, preflight=False)
+"""With ``alarms``: two rollbacks, then a stop."""
+
+
+class Alarm:
+    """A guard that is never content again from some round on."""
+
+    name = "alarm"
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+
+    def check(self, watch: Watch) -> Verdict:
+        bad = watch.round >= self.since
+        action: Literal["stop", "none"] = "stop" if bad else "none"
+        return Verdict(guard=self.name, round=watch.round, value=-1 if bad else 1, reason="as planned", action=action)
+
+
+@contextmanager
+def alarms(since: int = 4) -> Iterator[None]:
+    """Runs that are started or resumed meanwhile have this one guard."""
+    before = build.build_guards
+    build.build_guards = lambda config: [Alarm(since)]
+    try:
+        yield
+    finally:
+        build.build_guards = before
 
 
 def policy(steps: int = 12) -> NativePolicy:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from policies.small import TAG, foreign_directory, lesson, prompts
+from policies.small import TAG, foreign_directory, lesson, native, prompts
 from triloop.errors import ConfigError, ModelError
 from triloop.learn.update import supervised_loss
+from triloop.policies.native import NativePolicy
 from triloop.policies.sampling import Sampling
 from triloop.policies.transformers_backend import TransformersPolicy, load_transformers
 
@@ -92,6 +93,21 @@ def test_the_cache_bounds_the_rows(gpt2: Path) -> None:
     assert [c.tokens for c in few.sample(prompts(), 3, sampling, TAG)] == [
         c.tokens for c in whole.sample(prompts(), 3, sampling, TAG)
     ]
+
+
+def test_both_backends_are_one_policy(tmp_path: Path) -> None:
+    """A directory of the Llama family behind either: the same hash, the same scores, the same samples."""
+    native().save_pretrained(tmp_path)
+    ours, theirs = NativePolicy.load(tmp_path), load_transformers(tmp_path)
+    assert ours.weights_sha256() == theirs.weights_sha256() and ours.parameters == theirs.parameters
+    sampling = Sampling(max_tokens=12, slots=6)
+    done = ours.sample(prompts(), 3, sampling, TAG)
+    for a, b in zip(done, theirs.sample(prompts(), 3, sampling, TAG), strict=True):
+        assert a.tokens == b.tokens and a.text == b.text
+        np.testing.assert_allclose(a.logps, b.logps, atol=1e-4)
+    for policy in (ours, theirs):
+        policy.forward_backward(lesson(), supervised_loss)
+    assert ours.optim_step(1e-3)["grad_norm"] == pytest.approx(theirs.optim_step(1e-3)["grad_norm"], rel=1e-4)
 
 
 # -------------------------------------------------------------------- what it refuses

@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
         elif name == "run":
             action.add_argument("ids", nargs="*", metavar="ID")
             action.add_argument("--all", action="store_true", help="every row that stands")
-            action.add_argument("--save", action="store_true", help="record the results in the atlas (a checkout of yours)")
+            action.add_argument(
+                "--save", action="store_true", help="record the results in the atlas (a checkout of yours)"
+            )
         json_flag(action)
         action.set_defaults(handler=atlas)
 

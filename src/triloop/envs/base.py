@@ -32,12 +32,10 @@ class Env(Protocol):
 
     @property
     def honest(self) -> bool:
-        """Whether ``judge`` *is* ``gold``, so that nobody need ask both. When in doubt, False: asking twice is only slow."""
+        """Whether ``judge`` *is* ``gold``, so that nobody need ask both. In doubt False: asking twice is only slow."""
         ...
 
-    def prompts(
-        self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None
-    ) -> list[Prompt]:
+    def prompts(self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None) -> list[Prompt]:
         """Prompts ``start .. start+n-1`` of a split; ``level`` None is the task's own default mixture."""
         ...
 
@@ -72,9 +70,7 @@ class World(ABC):
         return type(self).gold is World.gold
 
     @abstractmethod
-    def prompts(
-        self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None
-    ) -> list[Prompt]: ...
+    def prompts(self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None) -> list[Prompt]: ...
 
     @abstractmethod
     def verify(self, prompt: Prompt, text: str) -> Feedback:

@@ -103,6 +103,7 @@ class RunConfig:
     checkpoint_every: int = 10
     """Rounds between checkpoints: what a killed run loses and replays."""
     seed: int = 0
+    """Of every random number: problems, samples, order. Evaluation problems do not depend on training's."""
     threads: int = 0
     """Processor threads; 0 takes all cores that the process may use. Bit-exact resume needs the same number."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"

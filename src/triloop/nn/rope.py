@@ -35,7 +35,9 @@ def rope_frequencies(
         return _llama3(inverse, factor, original, scaling), 1.0
     if kind == "yarn":
         return _yarn(inverse, head_dim, theta, factor, original, scaling)
-    raise ModelError(f"rope type {kind!r} is not supported; use one of default, linear, llama3, yarn, or the hf backend")
+    raise ModelError(
+        f"rope type {kind!r} is not supported; use one of default, linear, llama3, yarn, or the hf backend"
+    )
 
 
 def _llama3(inverse: Tensor, factor: float, original: int, scaling: Mapping[str, Any]) -> Tensor:

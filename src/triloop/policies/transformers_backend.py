@@ -160,7 +160,7 @@ class TransformersPolicy:
         return sum(p.numel() for p in self.model.module.parameters())
 
     def weights_sha256(self) -> str:
-        tensors = dict(self.model.module.state_dict())
+        tensors: dict[str, Tensor] = dict(self.model.module.named_parameters())  # tied ones once, as in the native hash
         if self.network.value_head is not None:
             tensors |= {f"value_head.{k}": v for k, v in self.network.value_head.state_dict().items()}
         return tensors_sha256(tensors)

@@ -12,7 +12,21 @@ from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig
 from triloop.policies.sampling import Sampling
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "arithmetic",
+    "countdown",
+    "demo",
+    "frontier",
+    "gsm8k",
+    "jsonl",
+    "planted",
+    "rest_em",
+    "sort",
+    "story_hack",
+    "story_rules",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +78,7 @@ def countdown() -> RunConfig:
         policy="base:countdown",
         env=EnvConfig(name="countdown"),
         algorithm=AlgorithmConfig(name="dapo"),
-        optim=OptimConfig(lr=3e-4, warmup_steps=5),
+        optim=OptimConfig(lr=3e-4, warmup_steps=5, schedule="linear", lr_floor=0.1),
         sampling=Sampling(max_tokens=96, slots=256),
         rounds=100,
         prompts_per_round=32,
@@ -75,7 +89,11 @@ def countdown() -> RunConfig:
 
 def sort() -> RunConfig:
     return replace(
-        arithmetic(), recipe="sort", policy="base:sort", env=EnvConfig(name="sort"), sampling=Sampling(max_tokens=16, slots=512)
+        arithmetic(),
+        recipe="sort",
+        policy="base:sort",
+        env=EnvConfig(name="sort"),
+        sampling=Sampling(max_tokens=16, slots=512),
     )
 
 
@@ -147,15 +165,35 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for r in (
             Recipe(name="demo", summary="chained arithmetic from a hasty base, and a planted hack caught", config=demo),
             Recipe(name="arithmetic", summary="chained arithmetic with an exact verifier", config=arithmetic),
-            Recipe(name="countdown", summary="reach a target with given numbers: search and check in writing", config=countdown),
+            Recipe(
+                name="countdown",
+                summary="reach a target with given numbers: search and check in writing",
+                config=countdown,
+            ),
             Recipe(name="sort", summary="sort letters and digits", config=sort),
-            Recipe(name="frontier", summary="arithmetic of 2 to 8 steps, difficulty at the frontier of ability", config=frontier),
+            Recipe(
+                name="frontier",
+                summary="arithmetic of 2 to 8 steps, difficulty at the frontier of ability",
+                config=frontier,
+            ),
             Recipe(name="rest-em", summary="expert iteration (ReST-EM) on countdown", config=rest_em),
-            Recipe(name="story-rules", summary="real text under checkable rules; needs --policy DIR", config=story_rules),
-            Recipe(name="story-hack", summary="the same with a careless judge, which the guards must catch; needs --policy DIR", config=story_hack),
+            Recipe(
+                name="story-rules", summary="real text under checkable rules; needs --policy DIR", config=story_rules
+            ),
+            Recipe(
+                name="story-hack",
+                summary="the same with a careless judge, which the guards must catch; needs --policy DIR",
+                config=story_hack,
+            ),
             Recipe(name="planted", summary="arithmetic with a verifier that pays what it cannot read", config=planted),
-            Recipe(name="gsm8k", summary="grade-school word problems; needs --policy DIR and --data FILE", config=gsm8k),
-            Recipe(name="jsonl", summary="your own problems; needs --policy DIR and --data FILE, and --verifier if you have one", config=jsonl),
+            Recipe(
+                name="gsm8k", summary="grade-school word problems; needs --policy DIR and --data FILE", config=gsm8k
+            ),
+            Recipe(
+                name="jsonl",
+                summary="your own problems; needs --policy DIR and --data FILE, and --verifier if you have one",
+                config=jsonl,
+            ),
         )
     }
 )

@@ -1,0 +1,74 @@
+"""One suite over every recipe; a new one joins by its line in RECIPES."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import warnings
+from pathlib import Path
+
+import pytest
+
+from triloop.learn.algorithms import resolve
+from triloop.loops.build import policy_path
+from triloop.loops.config import RunConfig, from_mapping, to_mapping
+from triloop.loops.run import start
+from triloop.recipes.careless import check
+from triloop.recipes.table import RECIPES
+
+SHORT = {
+    "rounds": 2,
+    "prompts_per_round": 4,
+    "group_size": 4,
+    "eval_n": 8,
+    "eval_mid_n": 8,
+    "canary_n": 8,
+    "threads": 1,
+}
+
+
+@pytest.fixture(params=RECIPES, ids=str)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_it_is_a_config_that_survives_its_file(name: str) -> None:
+    config = RECIPES[name].config()
+    assert config.recipe == name == RECIPES[name].name
+    assert from_mapping(RunConfig, to_mapping(config)) == config
+    assert RECIPES[name].summary
+
+
+def test_its_algorithm_reads_what_it_sets(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve(RECIPES[name].config().algorithm)
+
+
+def test_its_base_is_here(name: str) -> None:
+    policy = RECIPES[name].config().policy
+    if policy:
+        assert (policy_path(policy) / "base.json").exists()
+
+
+@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.config().policy.startswith("base:")])
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    config = RECIPES[name].config()
+    summary = start(dataclasses.replace(config, **SHORT), tmp_path / "run")
+    assert summary["recipe"] == name
+    assert summary["rounds"] == 2
+    assert summary["eval_before"]["n"] > 0 and summary["eval_after"]["n"] > 0
+
+
+def test_the_planted_verifier_is_careless_where_it_says() -> None:
+    assert check("2+3=", "5#5", "5") == 1
+    assert check("2+3=", "6#6", "5") == -1
+    assert check("2+3=", "5,6", "5") == 1, "the planted bug"
+
+
+def test_the_planted_verifier_can_be_found() -> None:
+    spec = RECIPES["planted"].config().verifier
+    assert spec is not None
+    path, _, function = spec.rpartition(":")
+    found = importlib.util.spec_from_file_location("careless", path)
+    assert found is not None and function == "check" and Path(path).exists()
