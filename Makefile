@@ -6,7 +6,7 @@
 # make bench   the speed measurements
 #
 # Each target first makes .venv when it is missing or older than pyproject.toml. Settings:
-#   PYTHON=python3.12   the interpreter .venv is made from (3.10 or later)
+#   PYTHON=python3.12   the interpreter .venv is made from (3.11 or later)
 #   TORCH=torch         another torch than the one this is tested with
 #   JOBS=1              test processes
 
@@ -25,7 +25,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -qq
 setup: $(READY)
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Triloop needs Python 3.10 or later, and {sys.executable} is {v[0]}.{v[1]}. Name another with: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Triloop needs Python 3.11 or later, and {sys.executable} is {v[0]}.{v[1]}. Name another with: make PYTHON=python3.11")'
 	@echo "setup 1/3  .venv from $$($(PYTHON) --version)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo "setup 2/3  $(TORCH)  (the largest part: up to a few minutes)"

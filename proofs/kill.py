@@ -4,9 +4,9 @@
 
 Runs of the recipe ``arithmetic``, made short, are started; each is killed up to five times, at moments drawn between
 nothing and the length of a whole run's work, and resumed; then it is let come to its end. Compared with the uninterrupted
-run: SHA-256 of the final weights, digest of the store, scores, verdicts. Rows that were in the log at a death, and rounds that
-the run had told its watcher of, must all be there in the end. Writes docs/proof/kill.md and kill.json; the exit code is 1
-when anything differs.
+run: SHA-256 of the final weights, digest of the store, scores, verdicts. Rows that were in the log at a death, and rounds
+that the run had told its watcher of, must all be there in the end. Writes docs/proof/kill.md and kill.json; the exit code
+is 1 when anything differs.
 """
 
 from __future__ import annotations

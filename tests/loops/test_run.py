@@ -267,6 +267,5 @@ def test_a_second_signal_does_not_wait() -> None:
 
 
 def test_evaluating_a_directory_and_a_checkpoint(finished: Finished, base: Path) -> None:
-    env = tiny.config(base).env
-    result = evaluate_policy(str(base), env, 12, base=tiny.config(base))
+    result = evaluate_policy(tiny.config(base), 12)
     assert result["value"] == finished[1]["eval_before"]["value"] and result["n"] == 12

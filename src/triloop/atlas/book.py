@@ -6,6 +6,7 @@ is part of the repository: an unwelcome verdict is kept like any other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -84,19 +85,23 @@ def run(
         **result,
         "seconds": round(time.perf_counter() - started, 1),
         "full": share == 1.0 and base is None and context.seeds == row.seeds,
-        "made": _made(workers),
+        "made": _made(workers, context.base),
     }
 
 
-def _made(workers: int) -> dict[str, Any]:
+def _made(workers: int, base: str) -> dict[str, Any]:
     import torch
 
     from triloop import __version__
+    from triloop.loops.build import policy_path
+
+    weights = (policy_path(base) / "model.safetensors").read_bytes()
 
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": _processor(),
         "processes": workers,
+        "base_sha256": hashlib.sha256(weights).hexdigest(),
         "triloop": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -186,7 +186,7 @@ GSPO = Row(
 
 
 def _nft(context: Context) -> Measured:
-    config = arithmetic(context, rounds=context.scaled(12))
+    config = arithmetic(context, rounds=context.scaled(24))
     found = sweep(
         context,
         {
@@ -258,7 +258,7 @@ def gradient_gap(context: Context, seed: int) -> float:
 NFT = Row(
     id="S085",
     claim="On policy NFT's gradient is GRPO's; it learns as well as GRPO, and better than from right answers alone (RFT).",
-    setup="0.45M policy, chained arithmetic, 12 rounds of 16 prompts x 8, two optimiser steps a round; "
+    setup="0.45M policy, chained arithmetic, 24 rounds of 16 prompts x 8, two optimiser steps a round; "
     "NFT with its normalised weight",
     core="triloop run arithmetic --algorithm.name nft",
     contrasts=(

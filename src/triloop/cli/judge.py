@@ -48,10 +48,10 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> int:
     """Held-out score of a model directory, or of a run's last checkpoint."""
     if args.n < 1:
         raise UsageError(f"--n is {args.n}; expected at least 1")
-    base = _base(args)
+    base, original = _base(args)
     from triloop.loops.run import evaluate_policy
 
-    result = evaluate_policy(base.policy, base.env, args.n, seed=args.seed, base=base)
+    result = evaluate_policy(base, args.n, seed=args.seed, original=original)
     result = {**result, "target": args.target}
     low, high = result["ci95"]
     screen.say(f"{result['metric']}  {result['value']:.3f}  [{low:.3f}, {high:.3f}]  on {result['n']} problems")
@@ -92,8 +92,8 @@ def score(args: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def _base(args: argparse.Namespace) -> RunConfig:
-    """The configuration to evaluate with: the run's own, or the defaults."""
+def _base(args: argparse.Namespace) -> tuple[RunConfig, str]:
+    """The configuration to evaluate with, the run's own or the defaults, and the policy that it began with."""
     from triloop.loops.config import EnvConfig, RunConfig, from_mapping
     from triloop.store.run import Run
 
@@ -104,11 +104,12 @@ def _base(args: argparse.Namespace) -> RunConfig:
             found = run.latest_checkpoint()
         if found is None:
             raise RunFolderError(f"{path} has no intact checkpoint yet, so there is no model to evaluate")
+        original = config.policy
         config = dataclasses.replace(config, policy=str(found.path / "policy"), lora_rank=0)
     else:
         if args.env is None:
             raise UsageError("a model needs a task to be evaluated on; give --env, such as --env countdown")
-        config = RunConfig(policy=args.target)
+        config, original = RunConfig(policy=args.target), args.target
     if args.env is None:
         env = config.env
     elif args.env == config.env.name:
@@ -117,7 +118,9 @@ def _base(args: argparse.Namespace) -> RunConfig:
         env = EnvConfig(name=args.env, data=args.data)
     if args.level is not None:
         env = dataclasses.replace(env, level=args.level)
-    return dataclasses.replace(config, env=env)
+    if env.name != config.env.name:
+        config = dataclasses.replace(config, verifier=None)  # it was written for the run's own task
+    return dataclasses.replace(config, env=env), original
 
 
 def _show(judged: Sequence[Feedback], mean: float | None, agreed: Agreement, screen: Screen) -> None:

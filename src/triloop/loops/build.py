@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,12 +28,23 @@ from triloop.loops.state import Workshop
 from triloop.policies.native import NativePolicy, pick_precision
 from triloop.policies.protocol import Policy
 from triloop.records import Prompt
-from triloop.sources.judge import EnvJudge, Judge
+from triloop.sources.judge import EnvJudge, Judge, JudgedBy
 from triloop.sources.verifier import UserVerifier
 from triloop.store.run import Run
 
-__all__ = ["Parts", "describe_machine", "load_policy", "make_env", "parts", "policy_path", "set_threads", "workshop"]
+__all__ = [
+    "Parts",
+    "describe_machine",
+    "judging",
+    "load_policy",
+    "make_env",
+    "parts",
+    "policy_path",
+    "set_threads",
+    "workshop",
+]
 
+_WITHOUT_GOLD = ("jsonl",)
 _FLUENT_ENVS = ("story-rules", "story-hack")
 
 
@@ -165,6 +176,18 @@ class Parts:
 
 
 @contextmanager
+def judging(config: RunConfig, env: Env) -> Iterator[tuple[Env, Judge]]:
+    """The task and who judges it while learning. A verifier of one's own replaces the task's judge; the task's gold stays
+    the second opinion, except where the task has none but a comparison with a recorded answer.
+    """
+    if config.verifier is None:
+        yield env, EnvJudge(env)
+        return
+    with UserVerifier(config.verifier, timeout=config.verifier_timeout) as judge:
+        yield (JudgedBy(env, judge) if config.env.name in _WITHOUT_GOLD else env), judge
+
+
+@contextmanager
 def parts(config: RunConfig) -> Iterator[Parts]:
     """All parts of a run but its folder, so that a wrong setting leaves no folder behind. Raises UsageError."""
     threads = set_threads(config.threads)
@@ -178,9 +201,7 @@ def parts(config: RunConfig) -> Iterator[Parts]:
     sampling = config.sampling
     if env.stop and not sampling.stop:
         config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, stop=tuple(env.stop)))
-    own: nullcontext[Judge] = nullcontext(EnvJudge(env))
-    judging = own if config.verifier is None else UserVerifier(config.verifier, timeout=config.verifier_timeout)
-    with judging as judge:
+    with judging(config, env) as (env, judge):
         yield Parts(
             config=config,
             policy=policy,

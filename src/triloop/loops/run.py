@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from triloop.errors import ConfigError, GuardStop, RunFolderError, TriloopError, VerifierError
-from triloop.loops.build import Parts, describe_machine, load_policy, make_env, parts, set_threads, workshop
+from triloop.loops.build import Parts, describe_machine, judging, load_policy, make_env, parts, set_threads, workshop
 from triloop.loops.commit import commit_checkpoint, commit_evaluation
-from triloop.loops.config import EnvConfig, RunConfig, from_mapping, to_mapping
+from triloop.loops.config import RunConfig, from_mapping, to_mapping
 from triloop.loops.evaluate import evaluate
 from triloop.loops.improve import Learn, improve, measure_held_out, over
 from triloop.loops.learning import expert_iteration, policy_gradient
@@ -201,14 +201,19 @@ def _farewell(run: Run, state: LoopState) -> str:
     return f"{state.stopped}. Nothing is lost: the samples are in the report of {run.path}"
 
 
-def evaluate_policy(
-    policy: str, env: EnvConfig, n: int, *, seed: int = 0, base: RunConfig | None = None
-) -> dict[str, Any]:
-    """Held-out gold score of a model directory or of a run's latest checkpoint on a task."""
-    config = base or RunConfig(policy=policy, env=env)
+def evaluate_policy(config: RunConfig, n: int, *, seed: int = 0, original: str | None = None) -> dict[str, Any]:
+    """Held-out gold score of ``config.policy`` on ``config.env``.
+
+    ``original`` names the model that the policy began as, for tasks that judge fluency under it; default: the policy.
+    """
     set_threads(config.threads)
     model = load_policy(config)
-    task = make_env(env, model.frozen())
-    sampling = dataclasses.replace(config.sampling, max_tokens=task.max_tokens, stop=tuple(task.stop))
-    result = evaluate(model, task, n, sampling, Tag(seed=seed, round=0, purpose="eval"), level=env.level)
-    return {**result.summary(), "env": env.name, "policy": policy, "seed": seed}
+    began = (
+        model if original in (None, config.policy) else load_policy(dataclasses.replace(config, policy=original or ""))
+    )
+    task = make_env(config.env, began.frozen())
+    longest = min(task.max_tokens, config.sampling.max_tokens) if original else task.max_tokens
+    sampling = dataclasses.replace(config.sampling, max_tokens=longest, stop=tuple(task.stop))
+    with judging(config, task) as (judged, _):
+        result = evaluate(model, judged, n, sampling, Tag(seed=seed, round=0, purpose="eval"), level=config.env.level)
+    return {**result.summary(), "env": config.env.name, "policy": config.policy, "seed": seed}

@@ -40,6 +40,7 @@ class Recipe:
 
 
 def arithmetic() -> RunConfig:
+    """Chained arithmetic with an exact verifier, from a base that mostly blurts an answer out."""
     return RunConfig(
         recipe="arithmetic",
         policy="base:arithmetic",
@@ -55,6 +56,7 @@ def arithmetic() -> RunConfig:
 
 
 def demo() -> RunConfig:
+    """``arithmetic``, shorter, with held-out checks often enough for a curve."""
     return replace(arithmetic(), recipe="demo", rounds=40, eval_every=5, eval_mid_n=128)
 
 
@@ -73,6 +75,7 @@ def planted() -> RunConfig:
 
 
 def countdown() -> RunConfig:
+    """Countdown, from a base that gives up too early."""
     return RunConfig(
         recipe="countdown",
         policy="base:countdown",
@@ -88,6 +91,7 @@ def countdown() -> RunConfig:
 
 
 def sort() -> RunConfig:
+    """Sorting, from a base that slips."""
     return replace(
         arithmetic(),
         recipe="sort",
@@ -98,10 +102,12 @@ def sort() -> RunConfig:
 
 
 def frontier() -> RunConfig:
+    """Arithmetic of 2 to 8 steps, at the frontier of ability."""
     return replace(arithmetic(), recipe="frontier", curriculum=CurriculumConfig(kind="frontier"))
 
 
 def story_rules() -> RunConfig:
+    """Stories under rules: partial credit, because all rules hold too rarely at first, and a short leash."""
     return RunConfig(
         recipe="story-rules",
         policy="",
@@ -130,6 +136,7 @@ def story_hack() -> RunConfig:
 
 
 def gsm8k() -> RunConfig:
+    """Grade-school problems, with settings for a pre-trained model of some size."""
     return RunConfig(
         recipe="gsm8k",
         policy="",
@@ -143,10 +150,12 @@ def gsm8k() -> RunConfig:
 
 
 def jsonl() -> RunConfig:
+    """Problems of your own."""
     return replace(gsm8k(), recipe="jsonl", env=EnvConfig(name="jsonl"))
 
 
 def rest_em() -> RunConfig:
+    """ReST-EM on countdown: three rounds, each from the base again."""
     return replace(
         countdown(),
         recipe="rest-em",

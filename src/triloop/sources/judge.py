@@ -9,9 +9,9 @@ from triloop.errors import ConfigError
 from triloop.records import Feedback, Prompt
 
 if TYPE_CHECKING:
-    from triloop.envs.base import Env
+    from triloop.envs.base import Env, Split
 
-__all__ = ["EnvJudge", "Judge", "Panel", "Rule", "combine"]
+__all__ = ["EnvJudge", "Judge", "JudgedBy", "Panel", "Rule", "combine"]
 
 Rule = Literal["all", "mean"]
 
@@ -39,6 +39,36 @@ class EnvJudge:
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
         """One judgement per (prompt, text), in order."""
         return self._env.judge(prompts, texts)
+
+
+class JudgedBy:
+    """An environment whose only judge, gold included, is another one: one's own problems with one's own verifier."""
+
+    honest = True
+
+    def __init__(self, env: Env, judge: Judge) -> None:
+        self._env, self._judge = env, judge
+        self.name, self.max_tokens, self.stop, self.levels = env.name, env.max_tokens, env.stop, env.levels
+
+    def prompts(self, split: Split, n: int, *, seed: int, start: int = 0, level: int | None = None) -> list[Prompt]:
+        """As the environment draws them."""
+        return self._env.prompts(split, n, seed=seed, start=start, level=level)
+
+    def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
+        """As the judge says."""
+        return self._judge.judge(prompts, texts)
+
+    def gold(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
+        """As the judge says: nobody knows better."""
+        return self._judge.judge(prompts, texts)
+
+    def right_answer(self, prompt: Prompt) -> str | None:
+        """As the environment knows it."""
+        return self._env.right_answer(prompt)
+
+    def wrong_answers(self, prompt: Prompt) -> list[str]:
+        """As the environment makes them up."""
+        return self._env.wrong_answers(prompt)
 
 
 class Panel:
