@@ -23,7 +23,9 @@ PARTS = ("rollout_seconds", "judge_seconds", "learn_seconds", "watch_seconds")
 def rounds(shop: Workshop, state: LoopState, upto: int) -> tuple[LoopState, float]:
     """Run to round ``upto``; the state there and the seconds it took, commits and one checkpoint included."""
     t0 = perf_counter()
-    state = improve(dataclasses.replace(shop, config=dataclasses.replace(shop.config, rounds=upto)), state, policy_gradient)
+    state = improve(
+        dataclasses.replace(shop, config=dataclasses.replace(shop.config, rounds=upto)), state, policy_gradient
+    )
     assert state.round == upto, state.stopped
     return state, perf_counter() - t0
 

@@ -125,7 +125,9 @@ class TakeTurns(Silent):
         self.turns = turns
 
     def round(self, metrics: Mapping[str, float], verdicts: Sequence[Verdict]) -> None:
-        figures = {k: metrics[k] for k in ("rollout_seconds", "judge_seconds", "learn_seconds", "watch_seconds", "tokens")}
+        figures = {
+            k: metrics[k] for k in ("rollout_seconds", "judge_seconds", "learn_seconds", "watch_seconds", "tokens")
+        }
         figures["reward"] = (metrics["reward"] + 1) / 2
         figures |= {"flat_share": metrics["zero_std_share"], "trained_share": metrics["trained_share"]}
         self.turns.round_done(figures)
@@ -172,7 +174,9 @@ def main() -> None:
     from triloop.nn.tokenizer import Tokenizer
 
     eos = Tokenizer.from_directory(options.checkpoint).eos_ids
-    config = settings(options.checkpoint, threads=options.threads, precision=options.precision, fixed=options.fixed, eos=eos)
+    config = settings(
+        options.checkpoint, threads=options.threads, precision=options.precision, fixed=options.fixed, eos=eos
+    )
     with tempfile.TemporaryDirectory() as folder:
         shop = workshop(
             config,

@@ -12,8 +12,12 @@ fastest of its settings, found here beforehand; Triloop with its guards, its sto
 - natural, random   rewards by lot, half of every group: nobody can leave anything out.
 - fixed, random     the end-of-sequence token is never drawn: 32 tokens for everybody. Nothing to skip, no row to refill.
 
-Without a warmed-up checkpoint (``--checkpoints``) a size starts from random weights, which never learned to stop; then
-only the last of the three says anything. ``--out FILE.json`` writes FILE.json and FILE.md.
+Without a warmed-up checkpoint a size starts from random weights, which never learned to stop; then only the last of the
+three says anything. The baseline's own script warms up others, which ``--checkpoints`` then finds in DIR:
+
+    benchmarks/.trl-venv/bin/python ../shared/bench/peer_trl_grpo.py --params 5m --warm-only --cache DIR
+
+``--out FILE.json`` writes FILE.json and FILE.md.
 """
 
 from __future__ import annotations
@@ -39,10 +43,14 @@ TRL_ENV = HERE / ".trl-venv"
 CHECKPOINTS = HERE.parent.parent / "shared" / "bench" / "checkpoints"
 PINS = (("torch==2.13.0",), ("trl==1.16.0", "transformers==5.23.0"))
 BATCH = task.PROMPTS * task.GROUP
-HEAD = ("size", "length", "reward", "system", "setting", "compl/s", "s/round", "cpu s", "rollout s", "learn s", "tokens", "flat", "peak MB", "others")
+HEAD = [
+    *("size", "length", "reward", "system", "setting", "compl/s", "s/round", "cpu s", "rollout s", "learn s"),
+    *("tokens", "flat", "peak MB", "others"),
+]
 LEGEND = (
     "compl/s: completions a second over the whole loop, median of the blocks. s/round, rollout s, learn s: medians over "
-    "rounds. cpu s: processor seconds of a round over all threads, which neighbours disturb least. tokens: mean length. flat: share of groups without spread. others: cores that other processes used; "
+    "rounds. cpu s: processor seconds of a round over all threads, which neighbours disturb least. tokens: mean length. "
+    "flat: share of groups without spread. others: cores that other processes used; "
     "figures with more than 0.1 are not clean."
 )
 
@@ -193,9 +201,9 @@ def _ratios(result: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------ planning
 
 
-def cells_of(size: str, checkpoints: Path, scratch: Path, rewards: Sequence[str]) -> list[Cell]:
-    warm = checkpoints / f"{size}_d2"
-    if (warm / "config.json").exists():
+def cells_of(size: str, checkpoints: Sequence[Path], scratch: Path, rewards: Sequence[str]) -> list[Cell]:
+    warm = next((c / f"{size}_d2" for c in checkpoints if (c / f"{size}_d2" / "config.json").exists()), None)
+    if warm is not None:
         kinds = [(False, "exact"), (False, "random"), (True, "random")]
         return [Cell(size=size, checkpoint=warm, warm=True, fixed=f, reward=r) for f, r in kinds if r in rewards]
     from triloop_side import random_checkpoint
@@ -257,9 +265,10 @@ def rows_of(result: Mapping[str, Any]) -> list[list[object]]:
     rows: list[list[object]] = []
     for name in ("triloop", "trl"):
         r = result[name]
-        rates = [r["seconds"], r["cpu_seconds"], r["rollout_seconds"], r["learn_seconds"], r["mean_length"], r["flat_share"]]
+        seconds = [r[k] for k in ("seconds", "cpu_seconds", "rollout_seconds", "learn_seconds")]
         speed = median(r["completions_per_second"])
-        rows.append([*label, name, r["setting"], speed, *rates, r["peak_mb"], median(r["other_cores"])])
+        about = [r["mean_length"], r["flat_share"], r["peak_mb"], median(r["other_cores"])]
+        rows.append([*label, name, r["setting"], speed, *seconds, *about])
     return rows
 
 
@@ -271,10 +280,12 @@ def sentences(results: Sequence[Mapping[str, Any]]) -> list[str]:
         where = f"{r['size']}, {'fixed' if r['fixed'] else 'natural'} length, {r['reward']} reward"
         parts = ", ".join(f"{k} {v:.2f}" for k, v in r["ratio_parts"].items())
         memory = r["triloop"]["peak_mb"] / r["trl"]["peak_mb"]
-        text = f"{where}: {r['ratio']:.2f} times TRL (blocks {low:.2f} to {high:.2f}); {parts}; memory {memory:.2f} of TRL's."
+        text = f"{where}: {r['ratio']:.2f} times TRL (blocks {low:.2f} to {high:.2f}); {parts}; memory {memory:.2f}."
         if r["reward"] == "exact":
             share = r["triloop"]["flat_share"]
-            text += f" Triloop left the {share:.0%} of groups without spread out of its update: their gradient is exactly zero."
+            text += (
+                f" Triloop skips the {share:.0%} of groups without spread in its update: their gradient is exactly 0."
+            )
         if r["reward"] == "random":
             text += " Nothing skipped: rewards by lot give every group spread."
         out.append(text)
@@ -318,7 +329,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     ap.add_argument("--install", action="store_true", help="install TRL into its own environment and stop")
     ap.add_argument("--sizes", nargs="+", choices=list(task.SIZES), default=["1m"])
     ap.add_argument("--rewards", nargs="+", choices=("exact", "random"), default=["exact", "random"])
-    ap.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="folder of warmed-up checkpoints SIZE_d2")
+    ap.add_argument("--checkpoints", type=Path, nargs="+", default=[CHECKPOINTS], help="folders with warmed-up SIZE_d2")
     ap.add_argument("--blocks", type=int, default=3, help="measured blocks of each side")
     ap.add_argument("--minutes", type=float, default=10.0, help="about how long all of it may take")
     ap.add_argument("--threads", type=int, default=2)
@@ -345,7 +356,7 @@ def main() -> int:
     if options.json:
         print(json.dumps({**facts, "results": results}))
         return 0
-    print("\n" + table([row for r in results for row in rows_of(r)], HEAD) + f"\n{LEGEND}\n\n" + "\n".join(sentences(results)))
+    print(table([row for r in results for row in rows_of(r)], HEAD), LEGEND, *sentences(results), sep="\n\n")
     return 0
 
 

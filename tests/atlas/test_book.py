@@ -106,14 +106,16 @@ def test_the_page_names_every_row() -> None:
 
 
 def test_a_row_runs(tmp_path: Path) -> None:
-    """One round of each variant from a small untrained policy: through loop, store, evaluator and verdict."""
+    """Every variant, from a policy that has learned to be brief: through loop, store, evaluator and verdict."""
     from triloop.atlas.bases import TinyBase, taught
     from triloop.envs.charset import CHARS
 
     base = tmp_path / "base"
     base.mkdir()
     taught(
-        TinyBase(name="t", recipe="t", chars=CHARS, hidden=16, layers=1, steps=2), lambda _: [("1+1=", "2#2")] * 4, base
+        TinyBase(name="t", recipe="t", chars=CHARS, hidden=16, layers=1, steps=40, lr=0.02),
+        lambda _: [("1+1=", "2#2")] * 4,
+        base,
     )
     result = book.run("S104", share=0.02, seeds=(0, 1, 2), base=str(base), workers=1)
     assert {"id", "title", "claim", "measured", "baseline", "ci95", "seeds", "seconds", "verdict"} <= set(result)

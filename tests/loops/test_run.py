@@ -266,6 +266,6 @@ def test_a_second_signal_does_not_wait() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_evaluating_a_directory_and_a_checkpoint(finished: Finished, base: Path) -> None:
+def test_evaluating_a_directory(finished: Finished, base: Path) -> None:
     result = evaluate_policy(tiny.config(base), 12)
     assert result["value"] == finished[1]["eval_before"]["value"] and result["n"] == 12

@@ -14,7 +14,7 @@ from typing import Any
 from triloop.atlas.frame import Context, Contrast, Measured, Row
 from triloop.atlas.rl import Outcome, algorithm, arithmetic, each, sweep
 
-__all__ = ["DAPO", "GRPO", "GSPO", "NFT"]
+__all__ = ["DAPO", "GRPO", "GSPO", "NFT", "gradient_gap"]
 
 PASS = "held-out pass@1"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from triloop.atlas.book import results
 from triloop.atlas.frame import Row
-from triloop.atlas.table import ROWS, systems
+from triloop.atlas.table import FIRST_LOOKS, ROWS, systems
 
 __all__ = ["page"]
 
@@ -42,6 +42,11 @@ def page() -> str:
     found = results()
     parts = [_HEAD, _glance(found)]
     parts += [_row(row, found.get(id)) for id, row in ROWS.items()]
+    looks = "\n".join(f"- {look}" for look in FIRST_LOOKS)
+    parts.append(
+        "## What first looks changed\n\nSet-ups were changed after looks with few seeds, before anything was recorded; no "
+        f"threshold was.\n\n{looks}\n"
+    )
     parts.append(_rest())
     return "\n".join(parts).rstrip() + "\n"
 

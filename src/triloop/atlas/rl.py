@@ -146,7 +146,7 @@ def _weights(run: Run) -> Path:
     """The final policy's directory."""
     last = run.latest_checkpoint()
     if last is None or last.round != _round_of(run, "after"):
-        raise WorkError(f"{run.path} ended without a checkpoint of its last round; set checkpoint_every=1 in this row")
+        raise WorkError(f"{run.path} ended without a checkpoint of its last round")
     return last.path / "policy"
 
 

@@ -64,7 +64,6 @@ def _frontier(context: Context) -> Measured:
         context,
         rounds=1_000,
         token_budget=context.scaled(60_000),
-        checkpoint_every=1,  # the last round is wanted, and a token budget does not say beforehand which that is
         eval_n=context.scaled(256),
         algorithm=algorithm("grpo", minibatches=2),
     )
@@ -135,7 +134,7 @@ def _rest_em(context: Context) -> Measured:
         {"from_base": replace(config, loop="expert_iteration"), "from_last": replace(config, loop="outcome_rl")},
     )
     restarted, kept = found["from_base"], found["from_last"]
-    taught = [taught_further(replace(config, seed=seed), 3 * STEPS) for seed in context.seeds]
+    taught = [taught_further(replace(config, seed=seed), context.scaled(3 * STEPS)) for seed in context.seeds]
     return Measured(
         baseline=[[o.before for o in restarted], taught],
         treatment=[[o.after for o in restarted]] * 2,

@@ -37,7 +37,7 @@ BASE = TinyBase(
     chars=f"{ANSWERS}={ABSTAIN}{NAMES}",
     hidden=48,
     layers=2,
-    steps=500,
+    steps=800,
     lr=6e-3,
 )
 

@@ -58,7 +58,7 @@ class StoryRules:
     Value +1 when every rule holds, else -1, with each rule in the breakdown and ``share``, the part of them that holds.
     """
 
-    max_tokens = 96
+    max_tokens = 128
     stop: tuple[str, ...] = ()
 
     def __init__(

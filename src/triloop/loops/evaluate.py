@@ -36,7 +36,14 @@ class Evaluation:
         return sum(passed(e.feedback[0]) for e in self.episodes) / self.n
 
     def summary(self) -> dict[str, object]:
-        return {"metric": self.metric, "value": self.value, "ci95": [self.low, self.high], "n": self.n}
+        """What reports show; ``breakdown`` is the mean of each named part of the gold judgements, such as one per rule."""
+        parts: dict[str, list[float]] = {}
+        for e in self.episodes:
+            for name, value in e.feedback[0].breakdown.items():
+                parts.setdefault(name, []).append(value)
+        means = {name: sum(values) / len(values) for name, values in sorted(parts.items())}
+        facts = {"metric": self.metric, "value": self.value, "ci95": [self.low, self.high], "n": self.n}
+        return {**facts, "breakdown": means} if means else facts
 
 
 def passed(feedback: Feedback) -> bool:

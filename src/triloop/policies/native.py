@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from triloop.learn.batch import Batch
 from triloop.learn.update import LossFn
-from triloop.nn.decoder import Decoder, KVCache, packing
+from triloop.nn.decoder import Decoder, KVCache
 from triloop.nn.hf_io import load_pretrained, save_pretrained, weights_sha256
 from triloop.nn.lora import add_lora, effective_state, lora_modules
+from triloop.nn.packing import prefix_tree
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.completions import Completer
 from triloop.policies.engine import Hooks, LogitMask, Respond, never
@@ -97,8 +98,7 @@ class NativeNetwork:
 
     def hidden(self, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "tokens width"]:
         device = self.decoder.device
-        ids = torch.tensor([t for s in sequences for t in s], device=device)
-        where = packing([len(s) for s in sequences], device)
+        ids, where = prefix_tree(sequences, device)
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             return self.decoder.packed(ids, where)
 
