@@ -44,6 +44,7 @@ __all__ = [
     "workshop",
 ]
 
+_SMALL_BYTES = 12_000_000
 _WITHOUT_GOLD = ("jsonl",)
 _FLUENT_ENVS = ("story-rules", "story-hack")
 
@@ -67,11 +68,25 @@ def policy_path(name: str) -> Path:
     return path
 
 
-def set_threads(wanted: int) -> int:
-    """Fix the number of processor threads, 0 for all that this process may use; returns it."""
-    threads = wanted or _available()
+def set_threads(wanted: int, policy: str = "") -> int:
+    """Fix the number of processor threads and return it.
+
+    0 is one thread for a small ``policy`` (a name or directory) and all that this process may use for any other. One
+    product of a small model takes microseconds; a second thread saves little of that, and while another process holds
+    its core, everybody waits for it at the end of each product: forty times slower, measured (docs/log.md).
+    """
+    threads = wanted or (1 if policy and _is_small(policy) else _available())
     torch.set_num_threads(threads)
     return threads
+
+
+def _is_small(policy: str) -> bool:
+    """Whether the weights are fewer than about 3M in fp32, by the size of their files."""
+    try:
+        sizes = [f.stat().st_size for f in policy_path(policy).glob("*.safetensors")]
+    except OSError:
+        return False
+    return bool(sizes) and sum(sizes) < _SMALL_BYTES
 
 
 def _available() -> int:
@@ -190,7 +205,7 @@ def judging(config: RunConfig, env: Env) -> Iterator[tuple[Env, Judge]]:
 @contextmanager
 def parts(config: RunConfig) -> Iterator[Parts]:
     """All parts of a run but its folder, so that a wrong setting leaves no folder behind. Raises UsageError."""
-    threads = set_threads(config.threads)
+    threads = set_threads(config.threads, config.policy)
     algorithm = resolve(config.algorithm)
     policy = load_policy(config, algorithm)
     reference = policy.frozen()

@@ -105,7 +105,8 @@ class RunConfig:
     seed: int = 0
     """Of every random number: problems, samples, order. Evaluation problems do not depend on training's."""
     threads: int = 0
-    """Processor threads; 0 takes all cores that the process may use. Bit-exact resume needs the same number."""
+    """Processor threads; 0 is one for policies below about 3M parameters, and all cores for others. Bit-exact resume needs
+    the same number."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Of matrix products; weights and optimiser stay fp32. ``auto`` is bf16 where the processor multiplies it natively."""
     micro_tokens: int = 16384

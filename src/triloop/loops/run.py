@@ -67,7 +67,7 @@ def resume(
     progress = progress or Silent()
     with interruptible() as asked, Run.open(folder, write=True) as run:
         config: RunConfig = from_mapping(RunConfig, run.config if rounds is None else {**run.config, "rounds": rounds})
-        machine = describe_machine(set_threads(config.threads), pick_precision(config.precision))
+        machine = describe_machine(set_threads(config.threads, config.policy), pick_precision(config.precision))
         _compare(run, [*_differences(run, machine), *_edits(run)], allow_changed)
         saved = run.latest_checkpoint()
         state = LoopState() if saved is None else load_state(saved.path)
@@ -206,7 +206,7 @@ def evaluate_policy(config: RunConfig, n: int, *, seed: int = 0, original: str |
 
     ``original`` names the model that the policy began as, for tasks that judge fluency under it; default: the policy.
     """
-    set_threads(config.threads)
+    set_threads(config.threads, config.policy)
     model = load_policy(config)
     began = (
         model if original in (None, config.policy) else load_policy(dataclasses.replace(config, policy=original or ""))

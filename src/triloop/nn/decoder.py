@@ -121,15 +121,20 @@ class KVCache:
 
     def place(self, rows: Int[Tensor, " new"], source: Int[Tensor, " new"], prompts: KVCache) -> None:
         """Copy prompt ``source[i]`` of ``prompts`` into row ``rows[i]``."""
-        span = prompts.length
-        # At the start every row is new: a plain copy is several times faster than a scatter by index.
-        where: Any = slice(None) if torch.equal(rows, self.every_row) else rows
-        for mine, theirs in zip(self.keys, prompts.keys, strict=True):
-            mine[where, :, :, :span] = theirs.index_select(0, source)
-        for mine, theirs in zip(self.values, prompts.values, strict=True):
-            mine[where, :, :span] = theirs.index_select(0, source)
         self.bias[rows] = float("-inf")
-        self.bias[rows, :span] = prompts.bias.index_select(0, source)
+        self._take(rows, source, prompts, prompts.length)
+
+    def fork(self, rows: Int[Tensor, " new"], source: Int[Tensor, " new"], span: int) -> None:
+        """Copy the first ``span`` positions of row ``source[i]``, all that it has, into row ``rows[i]``."""
+        self.bias[rows] = float("-inf")
+        self._take(rows, source, self, span)
+
+    def _take(self, rows: Tensor, source: Tensor, other: KVCache, span: int) -> None:
+        for mine, theirs in zip(self.keys, other.keys, strict=True):
+            mine[rows, :, :, :span] = theirs[..., :span].index_select(0, source)
+        for mine, theirs in zip(self.values, other.values, strict=True):
+            mine[rows, :, :span] = theirs[:, :, :span].index_select(0, source)
+        self.bias[rows, :span] = other.bias[:, :span].index_select(0, source)
 
 
 class Layer(nn.Module):
@@ -268,13 +273,14 @@ class Decoder(nn.Module):
     def decode(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], cache: KVCache, span: int
     ) -> Float[Tensor, "rows vocab"]:
-        """One step for every row of the cache: writes position ``positions[r]`` of row r, returns the next logits.
+        """One step for the cache's first rows: writes position ``positions[r]`` of row r, returns the next logits.
 
         ``span`` is the largest position in use plus one: attention reads no further.
         """
-        rows = cache.every_row
+        count = len(tokens)
+        rows = cache.every_row[:count]
         cache.bias[rows, positions] = 0.0
-        bias = cache.bias[:, None, None, :span]
+        bias = cache.bias[:count, None, None, :span]
         cos, sin = self._angles(positions)
         x = self.embed(tokens)
         for i, layer in enumerate(self.blocks):
@@ -282,11 +288,11 @@ class Decoder(nn.Module):
             cache.keys[i][rows, :, :, positions] = qk[:, layer.heads :]
             cache.values[i][rows, :, positions] = v
             query = qk[:, : layer.heads].reshape(-1, layer.kv_heads, layer.heads // layer.kv_heads, layer.dim)
-            scores = torch.matmul(query * layer.dim**-0.5, cache.keys[i][..., :span]).add_(bias)
+            scores = torch.matmul(query * layer.dim**-0.5, cache.keys[i][:count, ..., :span]).add_(bias)
             if layer.window is not None:
                 old = torch.arange(span, device=positions.device)[None, :] <= (positions - layer.window)[:, None]
                 scores.masked_fill_(old[:, None, None, :], float("-inf"))
-            mixed = torch.matmul(scores.softmax(-1), cache.values[i][:, :, :span])
+            mixed = torch.matmul(scores.softmax(-1), cache.values[i][:count, :, :span])
             x = x + layer.out(mixed.reshape(x.shape[0], -1))
             x = x + layer.mlp(x)
         return self.logits(self.norm(x))

@@ -99,7 +99,10 @@ class Stepper(Protocol):
     def step(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], span: int
     ) -> Float[Tensor, "rows vocab"]:
-        """Append ``tokens[r]`` at ``positions[r]`` (below ``span``) of every row and return the next logits."""
+        """Append ``tokens[r]`` at ``positions[r]`` (below ``span``) of every row and return the next logits.
+
+        Position 0 says that a row is free: its token and its logits mean nothing.
+        """
         ...
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:

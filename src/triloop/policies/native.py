@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from triloop.learn.batch import Batch
 from triloop.learn.update import LossFn
-from triloop.nn.decoder import Decoder, KVCache
+from triloop.nn.decoder import Decoder
 from triloop.nn.hf_io import load_pretrained, save_pretrained, weights_sha256
 from triloop.nn.lora import add_lora, effective_state, lora_modules
 from triloop.nn.packing import prefix_tree
@@ -25,57 +25,10 @@ from triloop.policies.engine import Hooks, LogitMask, Respond, never
 from triloop.policies.learner import Learner, LearnerSettings, pick_precision
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
+from triloop.policies.stepper import NativeStepper
 from triloop.records import Completion, Prompt
 
 __all__ = ["NativeNetwork", "NativePolicy", "NativeStepper", "pick_precision"]
-
-
-class NativeStepper:
-    """A decoder and its cache, advanced by the engine. Prompts that are alike are computed once."""
-
-    refills = True
-
-    def __init__(self, decoder: Decoder, *, prefill_tokens: int = 16384, cache_bytes: int = 2 << 30) -> None:
-        self.decoder, self.prefill_tokens, self.cache_bytes = decoder, prefill_tokens, cache_bytes
-
-    @property
-    def vocab_size(self) -> int:
-        return self.decoder.config.vocab_size
-
-    def open(self, rows: int, length: int) -> int:
-        d, c = self.decoder, self.decoder.config
-        bytes_per_row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * length * d.dtype.itemsize
-        rows = max(1, min(rows, self.cache_bytes // bytes_per_row))
-        self.cache = KVCache(c, rows, length, d.dtype, d.device)
-        return rows
-
-    def admit(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> Float[Tensor, "new vocab"]:
-        device = self.decoder.device
-        distinct = list(dict.fromkeys(prompts))
-        place = {p: i for i, p in enumerate(distinct)}
-        source = torch.tensor([place[p] for p in prompts])
-        target = torch.tensor(rows)
-        at_once = max(1, self.prefill_tokens // max(len(p) for p in distinct))
-        logits: list[Tensor] = []
-        for first in range(0, len(distinct), at_once):
-            part = distinct[first : first + at_once]
-            longest = max(len(p) for p in part)
-            ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in part], device=device)
-            lengths = torch.tensor([len(p) for p in part], device=device)
-            out, cache = self.decoder.prefill(ids, lengths)
-            logits.append(out)
-            mine = (source >= first) & (source < first + at_once)
-            self.cache.place(target[mine].to(device), (source[mine] - first).to(device), cache)
-        return torch.cat(logits).index_select(0, source.to(device))
-
-    def step(
-        self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], span: int
-    ) -> Float[Tensor, "rows vocab"]:
-        device = self.decoder.device
-        return self.decoder.decode(tokens.to(device), positions.to(device), self.cache, span).float()
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        self.cache.keep(rows.to(self.decoder.device))
 
 
 @dataclass(frozen=True)
