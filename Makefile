@@ -24,7 +24,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -qq
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py $(wildcard src/triloop/kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Triloop needs Python 3.11 or later, and {sys.executable} is {v[0]}.{v[1]}. Name another with: make PYTHON=python3.11")'
 	@echo "setup 1/3  .venv from $$($(PYTHON) --version)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv

@@ -18,7 +18,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("sources", "guards", "memory", "online"),
     2: ("policies", "envs", "store"),
     1: ("feedback", "nn", "ternary", "comms", "learn"),  # learn knows no policy: it is tensors in, a loss out
-    0: ("records", "rng", "errors", "stats"),
+    0: ("records", "rng", "errors", "stats", "kernels"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
@@ -37,7 +37,7 @@ def _wrong(module: Module, line: int, target: str) -> str | None:
         return f"{where}: {room!r} stands on no floor; add it to FLOORS"
     if there > here:
         return f"{where}: up from floor {here} to floor {there}"
-    # Floor 0 is one room of four modules; elsewhere neighbours on a floor do not know each other.
+    # Floor 0 is one room of its modules; elsewhere neighbours on a floor do not know each other.
     if there == here and here not in (0, 7) and room != module.room:
         return f"{where}: sideways on floor {here}"
     return None

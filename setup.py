@@ -1,0 +1,39 @@
+"""Builds the compiled kernels when the package is installed; everything else stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+
+
+class Optional(build_ext):
+    """No compiler, no kernels: the package installs all the same."""
+
+    def build_extension(self, extension: Extension) -> None:
+        try:
+            super().build_extension(extension)
+        except Exception as problem:
+            print(
+                f"triloop: the compiled kernels were not built ({problem}). Everything works without them, slower; "
+                "install a C++17 compiler and install again to have them.",
+                file=sys.stderr,
+            )
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "triloop.kernels._native",
+            ["src/triloop/kernels/csrc/kernels.cpp"],
+            depends=[f"src/triloop/kernels/csrc/{f}" for f in ("parallel.h", "level.inc", "lanes.inc", "decode.inc")],
+            extra_compile_args=FLAGS,
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": Optional},
+)

@@ -1,0 +1,1 @@
+"""Compiled kernels for what lies between matrix products, and torch expressions of the same for where there are none."""
