@@ -6,6 +6,7 @@ import sys
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError, PlatformError
 
 FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 
@@ -16,7 +17,7 @@ class Optional(build_ext):
     def build_extension(self, extension: Extension) -> None:
         try:
             super().build_extension(extension)
-        except Exception as problem:
+        except (CompileError, LinkError, PlatformError, OSError) as problem:
             print(
                 f"triloop: the compiled kernels were not built ({problem}). Everything works without them, slower; "
                 "install a C++17 compiler and install again to have them.",

@@ -41,13 +41,13 @@ class Counting(NativeStepper):
     def __init__(self, policy: NativePolicy, **options: int) -> None:
         super().__init__(policy.decoder, **options)
         self.computed: list[tuple[int, int]] = []
-        inner = policy.decoder.prefill
+        inner = self.decoding.prefill
 
-        def prefill(ids: torch.Tensor, lengths: torch.Tensor):  # type: ignore[no-untyped-def]
+        def prefill(ids: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             self.computed.append((ids.shape[0], int(lengths.sum())))
-            return inner(ids, lengths)
+            return inner(ids, lengths, rows)
 
-        policy.decoder.prefill = prefill  # type: ignore[method-assign]
+        self.decoding.prefill = prefill  # type: ignore[method-assign]
 
 
 def test_a_group_computes_its_prompt_once() -> None:
@@ -68,7 +68,8 @@ def test_prompts_are_computed_in_bounded_pieces() -> None:
 
 def test_the_cache_bounds_the_rows() -> None:
     policy = native()
-    row = 2 * 2 * 2 * 8 * 20 * 4  # keys and values, layers, heads, width, positions, bytes
+    row = NativeStepper(policy.decoder).decoding.bytes_per_row(20)
+    assert row >= 2 * 2 * 2 * 8 * 20 * 4  # keys and values, layers, heads, width, positions, bytes
     assert NativeStepper(policy.decoder, cache_bytes=5 * row).open(100, 20) == 5
     assert NativeStepper(policy.decoder, cache_bytes=1).open(100, 20) == 1
     sampling = Sampling(max_tokens=8)

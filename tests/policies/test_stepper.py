@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from policies.small import decoder, native, prompts
-from triloop.nn.decoder import Decoder, KVCache
+from triloop.kernels.native import available
+from triloop.nn.decoder import Decoder
+from triloop.nn.decoding import KernelDecoding, TorchDecoding
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.policies.stepper import NativeStepper
@@ -13,18 +15,22 @@ from triloop.policies.stepper import NativeStepper
 TAG = Tag(seed=5, round=1)
 
 
-class Counted:
-    """How many cache rows each step of a decoder really computes."""
+KINDS = [TorchDecoding, pytest.param(KernelDecoding, marks=pytest.mark.skipif(not available(), reason="not built"))]
+each = pytest.mark.parametrize("kind", KINDS)
 
-    def __init__(self, model: Decoder) -> None:
-        self.rows: list[int] = []
-        inner = model.decode
 
-        def decode(tokens: Tensor, positions: Tensor, cache: KVCache, span: int) -> Tensor:
-            self.rows.append(len(tokens))
-            return inner(tokens, positions, cache, span)
+def counted(model: Decoder, kind: type[TorchDecoding | KernelDecoding]) -> tuple[NativeStepper, list[int]]:
+    """A stepper, and how many cache rows each of its steps really computes."""
+    stepper, rows = NativeStepper(model), list[int]()
+    stepper.decoding = kind(model)
+    inner = stepper.decoding.decode
 
-        model.decode = decode  # type: ignore[method-assign]
+    def decode(tokens: Tensor, positions: Tensor, span: int) -> Tensor:
+        rows.append(len(tokens))
+        return inner(tokens, positions, span)
+
+    stepper.decoding.decode = decode  # type: ignore[method-assign]
+    return stepper, rows
 
 
 def logits_of(model: Decoder, sequence: list[int]) -> Tensor:
@@ -32,10 +38,10 @@ def logits_of(model: Decoder, sequence: list[int]) -> Tensor:
         return model.logits_padded(torch.tensor([sequence]))[0, -1]
 
 
-def test_rows_with_one_history_are_one_until_they_part() -> None:
+@each
+def test_rows_with_one_history_are_one_until_they_part(kind: type[TorchDecoding | KernelDecoding]) -> None:
     model = decoder()
-    counted = Counted(model)
-    stepper = NativeStepper(model)
+    stepper, rows = counted(model, kind)
     assert stepper.open(4, 12) == 4
     histories = [[4, 5], [4, 5], [4, 5], [6]]
     stepper.admit([tuple(h) for h in histories], range(4))
@@ -47,13 +53,13 @@ def test_rows_with_one_history_are_one_until_they_part() -> None:
         out = stepper.step(torch.tensor(tokens), torch.tensor(positions), max(positions) + 1)
         for row, history in zip(out, histories, strict=True):
             torch.testing.assert_close(row, logits_of(model, history), atol=1e-4, rtol=1e-4)
-    assert counted.rows == [2, 3, 4]
+    assert rows == [2, 3, 4]
 
 
-def test_free_rows_make_room_and_gaps_are_closed() -> None:
+@each
+def test_free_rows_make_room_and_gaps_are_closed(kind: type[TorchDecoding | KernelDecoding]) -> None:
     model = decoder()
-    counted = Counted(model)
-    stepper = NativeStepper(model)
+    stepper, rows = counted(model, kind)
     stepper.open(6, 12)
     histories = [[4 + i] for i in range(6)]
     stepper.admit([tuple(h) for h in histories], range(6))
@@ -65,7 +71,7 @@ def test_free_rows_make_room_and_gaps_are_closed() -> None:
         out = stepper.step(torch.full((6,), 9), positions, int(positions.max()) + 1)
         for i in alive:
             torch.testing.assert_close(out[i], logits_of(model, histories[i]), atol=1e-4, rtol=1e-4)
-    assert counted.rows == [3, 3]
+    assert rows == [3, 3]
     stepper.keep(torch.tensor([1, 4, 5, 0]))
     fresh = stepper.admit([(11, 12)], [3])
     torch.testing.assert_close(fresh[0], logits_of(model, [11, 12]), atol=1e-4, rtol=1e-4)

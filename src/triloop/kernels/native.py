@@ -1,7 +1,7 @@
 """The compiled library: found, checked, and its functions by name.
 
-It is built when the package is installed (``setup.py``); without a compiler the package installs all the same and everything
-runs on torch's own operations, slower. The environment variable ``TRILOOP_KERNELS=off`` does without it.
+It is built when the package is installed (``setup.py``); without a compiler the package installs all the same and
+everything runs on torch's own operations, slower. The environment variable ``TRILOOP_KERNELS=off`` does without it.
 """
 
 from __future__ import annotations
@@ -75,5 +75,5 @@ def pointer(x: Tensor | None) -> int | None:
     """Address of a contiguous tensor's numbers on the processor."""
     if x is None:
         return None
-    assert x.is_contiguous() and x.device.type == "cpu", f"a kernel needs a contiguous tensor on the CPU, not {x.shape}"
+    assert x.is_contiguous(), f"a kernel needs a contiguous tensor, not {tuple(x.shape)} with strides {x.stride()}"
     return x.data_ptr()

@@ -12,60 +12,57 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from triloop.nn.decoder import Decoder, KVCache
+from triloop.nn.decoder import Decoder
+from triloop.nn.decoding import decoding_of, padded
 
 __all__ = ["NativeStepper"]
 
 
 class NativeStepper:
-    """A decoder and its cache. Engine rows that read the same cache row have the same history."""
+    """A decoder and its cache. Engine rows that read the same cache row have the same history.
+
+    One can serve many generations: it looks at the weights anew at every ``open``, and its cache is reused.
+    """
 
     refills = True
 
     def __init__(self, decoder: Decoder, *, prefill_tokens: int = 16384, cache_bytes: int = 2 << 30) -> None:
         self.decoder, self.prefill_tokens, self.cache_bytes = decoder, prefill_tokens, cache_bytes
+        self.decoding = decoding_of(decoder)
 
     @property
     def vocab_size(self) -> int:
         return self.decoder.config.vocab_size
 
     def open(self, rows: int, length: int) -> int:
-        d, c = self.decoder, self.decoder.config
-        bytes_per_row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * length * d.dtype.itemsize
-        rows = max(1, min(rows, self.cache_bytes // bytes_per_row))
-        self.cache = KVCache(c, rows, length, d.dtype, d.device)
+        rows = max(1, min(rows, self.cache_bytes // self.decoding.bytes_per_row(length)))
+        self.decoding.reset(rows, length)
         self.home = torch.full((rows,), -1)  # the cache row of each engine row; -1 for one that is free
         return rows
 
     def admit(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> Float[Tensor, "new vocab"]:
-        device = self.decoder.device
         place = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
         distinct, source = list(place), torch.tensor([place[p] for p in prompts])
         self.home[list(rows)] = -1
         homes = self._free()[: len(distinct)]
         at_once = max(1, self.prefill_tokens // max(map(len, distinct)))
-        logits: list[Tensor] = []
-        for first in range(0, len(distinct), at_once):
-            part = distinct[first : first + at_once]
-            longest = max(len(p) for p in part)
-            ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in part], device=device)
-            lengths = torch.tensor([len(p) for p in part], device=device)
-            out, cache = self.decoder.prefill(ids, lengths)
-            logits.append(out)
-            self.cache.place(homes[first : first + at_once].to(device), torch.arange(len(part), device=device), cache)
+        logits = [
+            self.decoding.prefill(*padded(distinct[first : first + at_once]), homes[first : first + at_once])
+            for first in range(0, len(distinct), at_once)
+        ]
         self.home[list(rows)] = homes[source]
-        return torch.cat(logits).index_select(0, source.to(device))
+        joint = torch.cat(logits)
+        return joint.index_select(0, source.to(joint.device))
 
     def _free(self) -> Int[Tensor, " free"]:
         """Cache rows that no engine row reads, lowest first: the rows in use stay close together."""
-        used = torch.zeros(self.cache.rows, dtype=torch.bool)
+        used = torch.zeros(self.decoding.rows, dtype=torch.bool)
         used[self.home[self.home >= 0]] = True
         return torch.nonzero(~used)[:, 0]
 
     def step(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], span: int
     ) -> Float[Tensor, "rows vocab"]:
-        device = self.decoder.device
         self.home[positions == 0] = -1  # the engine's sign for a row that has nothing to say
         self._part(tokens, span - 1)
         self._close_gaps(span - 1)
@@ -75,8 +72,8 @@ class NativeStepper:
         # Rows in a gap compute something that nobody reads.
         token = torch.zeros(count, dtype=torch.long).index_copy_(0, homes, tokens[live])
         position = torch.zeros(count, dtype=torch.long).index_copy_(0, homes, positions[live])
-        logits = self.decoder.decode(token.to(device), position.to(device), self.cache, span)
-        return logits.index_select(0, self.home.clamp(min=0).to(device)).float()
+        logits = self.decoding.decode(token, position, span)
+        return logits.index_select(0, self.home.clamp(min=0).to(logits.device)).float()
 
     def _part(self, tokens: Tensor, span: int) -> None:
         """Give engine rows that read one cache row and now append different tokens a cache row for each token."""
@@ -90,8 +87,7 @@ class NativeStepper:
             return
         homes = parent.clone()
         homes[~heir] = self._free()[: int((~heir).sum())]
-        device = self.decoder.device
-        self.cache.fork(homes[~heir].to(device), parent[~heir].to(device), span)
+        self.decoding.fork(homes[~heir], parent[~heir], span)
         self.home[live] = homes[member]
 
     def _close_gaps(self, span: int) -> None:
@@ -103,9 +99,8 @@ class NativeStepper:
             return
         movers = used[used >= count]
         gaps = self._free()[: len(movers)]
-        number = torch.arange(self.cache.rows).index_copy_(0, movers, gaps)
-        device = self.decoder.device
-        self.cache.fork(gaps.to(device), movers.to(device), span)
+        number = torch.arange(self.decoding.rows).index_copy_(0, movers, gaps)
+        self.decoding.fork(gaps, movers, span)
         self.home = torch.where(self.home >= 0, number[self.home], self.home)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:

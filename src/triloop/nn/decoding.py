@@ -1,0 +1,270 @@
+"""A decoder with a cache for rows that advance one token at a time: what a rollout engine steps.
+
+Two of a kind. ``TorchDecoding`` runs everywhere. ``KernelDecoding`` runs on the processor: torch multiplies the matrices,
+and compiled kernels do the rest of a step without allocating anything; all steps share one set of buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from triloop.kernels import native
+from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
+
+__all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
+
+TILE = 16
+"""Positions of a tile of keys, and the multiple that lengths and values' depths are rounded up to (csrc/decode.inc)."""
+
+PLAIN_HEAD = 4096
+"""Up to this vocabulary the output head multiplies in fp32, as the learner's does: it is a small part of a step."""
+
+
+class Decoding(Protocol):
+    """Rows are numbered 0..rows-1. Position 0 marks a row that is free: what is computed for it means nothing."""
+
+    rows: int
+
+    def bytes_per_row(self, length: int) -> int:
+        """Memory of the cache for one row of this length."""
+        ...
+
+    def reset(self, rows: int, length: int) -> None:
+        """Empty rows for up to ``length`` positions each."""
+        ...
+
+    def prefill(
+        self, ids: Int[Tensor, "prompts time"], lengths: Int[Tensor, " prompts"], rows: Int[Tensor, " prompts"]
+    ) -> Float[Tensor, "prompts vocab"]:
+        """Right-padded prompts into these rows; logits after the last token of each."""
+        ...
+
+    def fork(self, rows: Int[Tensor, " new"], source: Int[Tensor, " new"], span: int) -> None:
+        """Copy the first ``span`` positions, all that it has, of row ``source[i]`` into row ``rows[i]``."""
+        ...
+
+    def decode(self, tokens: Int[Tensor, " n"], positions: Int[Tensor, " n"], span: int) -> Float[Tensor, "n vocab"]:
+        """One token for each of the first n rows, at ``positions[r]`` < ``span``; the next logits.
+
+        The answer may be overwritten by the next call.
+        """
+        ...
+
+
+def decoding_of(decoder: Decoder) -> Decoding:
+    """The fastest one for this decoder here."""
+    c = decoder.config
+    linear = all(type(m) is nn.Linear for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up))
+    known = decoder.dtype in (torch.float32, torch.bfloat16)
+    if decoder.device.type == "cpu" and known and linear and c.head_dim % 2 == 0 and native.available():
+        return KernelDecoding(decoder)
+    return TorchDecoding(decoder)
+
+
+class TorchDecoding:
+    """On any device, by torch's operations."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.rows = decoder, 0
+
+    def bytes_per_row(self, length: int) -> int:
+        c = self.decoder.config
+        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * length * self.decoder.dtype.itemsize
+
+    def reset(self, rows: int, length: int) -> None:
+        d = self.decoder
+        self.rows, self.cache = rows, KVCache(d.config, rows, length, d.dtype, d.device)
+
+    def prefill(self, ids: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+        d = self.decoder.device
+        logits, prompts = self.decoder.prefill(ids.to(d), lengths.to(d))
+        self.cache.place(rows.to(d), torch.arange(len(rows), device=d), prompts)
+        return logits
+
+    def fork(self, rows: Tensor, source: Tensor, span: int) -> None:
+        self.cache.fork(rows.to(self.decoder.device), source.to(self.decoder.device), span)
+
+    def decode(self, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
+        d = self.decoder.device
+        return self.decoder.decode(tokens.to(d), positions.to(d), self.cache, span)
+
+
+class KernelDecoding:
+    """On the processor, by compiled kernels between the matrix products.
+
+    The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses,
+    made once for each number of rows (rounded up to a multiple of 4).
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.rows, self.length = decoder, 0, 0
+        self._room = 0
+        self._made_for: tuple[int, ...] = ()
+        self._steps: dict[int, list[Callable[[], object]]] = {}
+        self._t = native.suffix(decoder.dtype)
+        self._write = native.function("cache_write" + self._t, "ppppppiiiii")
+        self._fork = native.function("cache_fork" + self._t, "ppppiiiiii")
+
+    # ------------------------------------------------------------------ memory
+
+    def bytes_per_row(self, length: int) -> int:
+        c = self.decoder.config
+        return (
+            c.num_layers * c.num_kv_heads * (c.head_dim + _up(c.head_dim)) * _up(length) * self.decoder.dtype.itemsize
+        )
+
+    def reset(self, rows: int, length: int) -> None:
+        length = _up(length)
+        stamp = (torch.get_num_threads(), length, *(p.data_ptr() for p in self.decoder.parameters()))
+        if stamp != self._made_for or rows > self._room:
+            self._allocate(rows, length)
+            self._made_for = stamp
+            self._steps = {}
+        if self.decoder.dtype != torch.float32:
+            self._copy_small()
+        self.rows = rows
+
+    def _copy_small(self) -> None:
+        """Bring the fp32 copies of small tensors up to date."""
+        for norm, copy in self._norms.values():
+            copy.copy_(norm.weight)
+        self._head.copy_(self.decoder.output_weight)
+
+    def _allocate(self, rows: int, length: int) -> None:
+        d, c = self.decoder, self.decoder.config
+        kind = d.dtype
+        self._room, self.length, self._threads = rows, length, torch.get_num_threads()
+        self._keys = [torch.empty(rows, c.num_kv_heads, length * c.head_dim, dtype=kind) for _ in d.blocks]
+        self._values = [torch.empty(rows, c.num_kv_heads, length, _up(c.head_dim), dtype=kind) for _ in d.blocks]
+        angle = torch.arange(length).float()[:, None] * d.inverse_frequency.cpu()[None, :]
+        self._cos, self._sin = (angle.cos() * d.rope_scale).contiguous(), (angle.sin() * d.rope_scale).contiguous()
+        wide = _up(rows, 4)
+        self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
+        self._x, self._normed = torch.zeros(wide, c.hidden_size), torch.zeros(wide, c.hidden_size, dtype=kind)
+        self._delta, self._last = torch.zeros_like(self._normed), torch.zeros_like(self._x)
+        self._qkv = torch.zeros(wide, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, dtype=kind)
+        self._mixed = torch.zeros(wide, c.num_heads * c.head_dim, dtype=kind)
+        self._gate_up = torch.zeros(wide, 2 * c.intermediate_size, dtype=kind)
+        self._inner = torch.zeros(wide, c.intermediate_size, dtype=kind)
+        # Of fp32 weights these are the weights themselves.
+        small = c.vocab_size <= PLAIN_HEAD
+        self._head = d.output_weight.detach().float() if small else d.output_weight.detach()
+        self._logits = torch.zeros(wide, c.vocab_size, dtype=self._head.dtype)
+        self._norms = {id(m): (m, m.weight.detach().float()) for m in d.modules() if isinstance(m, RMSNorm)}
+
+    # ------------------------------------------------------------------ rows
+
+    @torch.no_grad()
+    def prefill(self, ids: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+        c = self.decoder.config
+        time = ids.shape[1]
+        seen = torch.nonzero((torch.arange(time)[None, :] < lengths[:, None]).reshape(-1))[:, 0]
+        row, position = rows[seen // time], seen % time
+
+        def keep(index: int, keys: Tensor, values: Tensor) -> None:
+            k, v = (t.index_select(0, seen).contiguous() for t in (keys, values))
+            spots = [native.pointer(t) for t in (k, v, row, position, self._keys[index], self._values[index])]
+            self._write(*spots, len(seen), c.num_kv_heads, c.head_dim, self.length, self._threads)
+
+        hidden = self.decoder.read(ids, lengths, keep)
+        return hidden.to(self._head.dtype) @ self._head.t()
+
+    def fork(self, rows: Tensor, source: Tensor, span: int) -> None:
+        c = self.decoder.config
+        sizes = (len(rows), c.num_kv_heads, c.head_dim, self.length, span, self._threads)
+        for keys, values in zip(self._keys, self._values, strict=True):
+            self._fork(*(native.pointer(x) for x in (rows, source, keys, values)), *sizes)
+
+    # ------------------------------------------------------------------ a step
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
+        n = len(tokens)
+        wide = _up(n, 4)
+        self._token[:n], self._position[:n] = tokens, positions
+        self._token[n:wide], self._position[n:wide] = 0, 0
+        calls = self._steps.get(wide)
+        if calls is None:
+            calls = self._steps[wide] = self._step(wide)
+        for call in calls:
+            call()
+        return self._logits[:n]
+
+    def _step(self, n: int) -> list[Callable[[], object]]:
+        """The calls of a step for the first n rows."""
+        d = self.decoder
+        x, normed, last = self._x[:n], self._normed[:n], self._last[:n]
+        embed, token = d.embed.weight.detach(), self._token[:n]
+        if embed.dtype == torch.float32:
+            calls: list[Callable[[], object]] = [partial(torch.index_select, embed, 0, token, out=x)]
+        else:
+            calls = [lambda: x.copy_(embed.index_select(0, token))]
+        blocks = d.blocks
+        calls.append(self._norm(x, None, blocks[0].norm1, normed))
+        for i, layer in enumerate(blocks):
+            following = blocks[i + 1].norm1 if i + 1 < len(blocks) else d.norm
+            calls += self._layer(i, layer, n, following, normed if i + 1 < len(blocks) else last)
+        if self._head.dtype == last.dtype:
+            calls.append(partial(torch.mm, last, self._head.t(), out=self._logits[:n]))
+        else:
+            calls.append(partial(normed.copy_, last))
+            calls.append(partial(torch.mm, normed, self._head.t(), out=self._logits[:n]))
+        return calls
+
+    def _layer(self, i: int, layer: Layer, n: int, following: RMSNorm, into: Tensor) -> list[Callable[[], object]]:
+        normed, x, delta = self._normed[:n], self._x[:n], self._delta[:n]
+        return [
+            _product(normed, layer.qkv, self._qkv[:n]),
+            self._attend(i, layer, n),
+            _product(self._mixed[:n], layer.out, delta),
+            self._norm(x, delta, layer.norm2, normed),
+            _product(normed, layer.gate_up, self._gate_up[:n]),
+            self._swiglu(n),
+            _product(self._inner[:n], layer.down, delta),
+            self._norm(x, delta, following, into),
+        ]
+
+    def _norm(self, x: Tensor, delta: Tensor | None, norm: RMSNorm, out: Tensor) -> Callable[[], object]:
+        kind = self._t + (".float" if out.dtype != self.decoder.dtype else "")
+        call = native.function("norm" + kind, "pppfpiii")
+        p = native.pointer
+        eps = self.decoder.config.norm_eps
+        return partial(call, p(x), p(delta), p(self._norms[id(norm)][1]), eps, p(out), *x.shape, self._threads)
+
+    def _swiglu(self, n: int) -> Callable[[], object]:
+        call = native.function("swiglu" + self._t, "ppiii")
+        into = self._inner[:n]
+        return partial(call, native.pointer(self._gate_up[:n]), native.pointer(into), *into.shape, self._threads)
+
+    def _attend(self, i: int, layer: Layer, n: int) -> Callable[[], object]:
+        call = native.function("attend_step" + self._t, "ppppppfpppiiiiiifi")
+        norms = [None if m is None else self._norms[id(m)][1] for m in (layer.q_norm, layer.k_norm)]
+        angles = (self._cos, self._sin) if layer.rotary else (None, None)
+        before = [native.pointer(t) for t in (self._qkv[:n], self._position[:n], *angles, *norms)]
+        into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed[:n])]
+        sizes = (n, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
+        return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
+
+
+def _product(x: Tensor, linear: nn.Linear, out: Tensor) -> Callable[[], object]:
+    weight = linear.weight.detach().t()
+    if linear.bias is None:
+        return partial(torch.mm, x, weight, out=out)
+    return partial(torch.addmm, linear.bias.detach(), x, weight, out=out)
+
+
+def _up(number: int, to: int = TILE) -> int:
+    return -(-number // to) * to
+
+
+def padded(prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "prompts time"], Int[Tensor, " prompts"]]:
+    """Prompts right-padded with zeros, and their lengths."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts])
+    return ids, torch.tensor([len(p) for p in prompts])
