@@ -11,6 +11,7 @@ from torch import Tensor
 
 from triloop import rng
 from triloop.errors import ConfigError
+from triloop.kernels import native
 from triloop.policies.draw import draw
 from triloop.policies.sampling import Sampling
 
@@ -113,3 +114,35 @@ def test_the_ends_of_the_unit_interval() -> None:
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"sampling.{next(iter(wrong))}"):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not native.available(), reason="the compiled kernels are not built")
+@pytest.mark.parametrize("vocab", [1, 2, 15, 64, 65, 5003])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("mask", ["none", "one for all", "one each", "only the unlikely"])
+def test_the_compiled_draw_is_the_same(
+    vocab: int, temperature: float, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = torch.Generator().manual_seed(vocab)
+    rows = 500
+    logits, uniform = 4 * torch.randn(rows, vocab, generator=g), torch.rand(rows, generator=g)
+    logits[0] = float("-inf")
+    logits[0, -1] = 0.0
+    uniform[:4] = torch.tensor([1.0, 0.0, 1 - 2**-24, 0.5])
+    allowed = None
+    if mask != "none":
+        allowed = torch.rand(1 if mask == "one for all" else rows, vocab, generator=g) < 0.5
+        allowed[:, -1] = True
+        if mask == "only the unlikely":
+            logits[:, allowed[-1]] -= 200.0
+            allowed = allowed[-1:].clone()
+    sampling = Sampling(temperature=temperature)
+    tokens, logps = draw(logits, uniform, sampling, allowed)
+    monkeypatch.setattr(native, "available", lambda: False)
+    wanted, wanted_logps = draw(logits, uniform, sampling, allowed)
+    # Sums are rounded differently: a number that falls on the border of two tokens may fall on either side of it.
+    assert int((tokens != wanted).sum()) <= (0 if temperature == 0 else 2 + vocab // 1000)
+    same = tokens == wanted
+    torch.testing.assert_close(logps[same], wanted_logps[same], atol=1e-4, rtol=1e-5)
+    if allowed is not None:
+        assert bool(allowed.expand(rows, -1).gather(1, tokens[:, None]).all())

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from triloop.kernels import native
 from triloop.policies.sampling import Sampling
 
 __all__ = ["draw"]
@@ -22,6 +23,9 @@ def draw(
     The log-probability is that of the full softmax at the sampling temperature (at temperature 0: of the softmax at 1),
     before masks, top-k, top-p and min-p: the distribution whose gradient the learner takes.
     """
+    plain = sampling.min_p == 0 and sampling.top_p == 1 and sampling.top_k == 0
+    if plain and logits.device.type == "cpu" and logits.dtype == torch.float32 and native.available():
+        return _compiled(logits.contiguous(), uniform.contiguous(), sampling.temperature, allowed)
     logps = torch.log_softmax(logits.float() / (sampling.temperature or 1.0), dim=-1)
     permitted = logps if allowed is None else logps.masked_fill(~allowed, float("-inf"))
     if sampling.temperature == 0:
@@ -34,6 +38,21 @@ def draw(
         threshold = uniform.clamp(max=1 - 2**-24)[:, None] * cumulative[:, -1:]
         token = (cumulative <= threshold).sum(dim=-1).clamp_(max=logits.shape[-1] - 1)
     return token, logps.gather(1, token[:, None])[:, 0]
+
+
+def _compiled(
+    logits: Tensor, uniform: Tensor, temperature: float, allowed: Tensor | None
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """The same in one pass, without truncation."""
+    rows, vocab = logits.shape
+    tokens, logps = torch.empty(rows, dtype=torch.long), torch.empty(rows)
+    mask = None if allowed is None else allowed.expand(-1, vocab).contiguous()
+    stride = vocab if mask is not None and len(mask) == rows else 0
+    ins, outs = (logits, uniform, mask), (tokens, logps)
+    native.function("draw", "pppifppiii")(
+        *map(native.pointer, ins), stride, temperature, *map(native.pointer, outs), rows, vocab, torch.get_num_threads()
+    )
+    return tokens, logps
 
 
 def _truncate(probability: Float[Tensor, "rows vocab"], s: Sampling) -> Float[Tensor, "rows vocab"]:

@@ -68,6 +68,7 @@ class NativePolicy:
         self._completer = Completer(tokenizer=tokenizer, max_positions=decoder.config.max_positions)
         self._fast: Decoder | None = None
         self._fast_version = -1
+        self._stepper: NativeStepper | None = None
 
     @classmethod
     def load(cls, path: str | Path, **settings: Any) -> NativePolicy:
@@ -105,9 +106,11 @@ class NativePolicy:
         logit_mask: LogitMask | None = None,
         interrupted: Callable[[], bool] = never,
     ) -> list[Completion]:
-        stepper = NativeStepper(self._sampler(), cache_bytes=self.settings.cache_bytes)
+        sampler = self._sampler()
+        if self._stepper is None or self._stepper.decoder is not sampler:
+            self._stepper = NativeStepper(sampler, cache_bytes=self.settings.cache_bytes)
         hooks = Hooks(respond=respond, logit_mask=logit_mask, interrupted=interrupted)
-        return self._completer.complete(stepper, prompts, n, sampling, tag, version=self.version, hooks=hooks)
+        return self._completer.complete(self._stepper, prompts, n, sampling, tag, version=self.version, hooks=hooks)
 
     def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], *, temperature: float = 1.0
