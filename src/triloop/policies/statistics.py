@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from triloop.kernels import train
+
 __all__ = ["WHOLE", "token_statistics"]
 
 WHOLE = 1 << 24
@@ -45,7 +47,11 @@ def token_statistics(
 def _slice(
     logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor]:
-    logits = logits_of(hidden).float()
+    logits = logits_of(hidden)
+    if train.usable(logits):
+        logps, entropies = train.TokenStatistics.apply(logits, targets, temperature or 1.0, entropy)
+        return logps, torch.zeros_like(logps) if entropies is None else entropies
+    logits = logits.float()
     if temperature not in (0.0, 1.0):
         logits = logits / temperature
     all_logps = torch.log_softmax(logits, dim=-1)
