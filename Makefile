@@ -65,11 +65,9 @@ proof: $(READY)
 	done; exit $$failed
 
 bench: $(READY)
-	@failed=0; for script in benchmarks/bench_*.py; do \
-		test -e "$$script" || { echo "no benchmarks/bench_*.py"; continue; }; \
-		echo "bench  $$script"; \
-		$(PY) "$$script" || { echo "FAILED  $$script"; failed=1; }; \
-	done; exit $$failed
+	@for size in 1m 5m; do for name in rollout train loop; do \
+		.venv/bin/triloop bench $$name --size $$size || exit 1; \
+	done; done
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from measuring import Others
+from triloop.bench.measuring import Others
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+"""Where a contender of another environment finds what both sides share."""
 
 
 class Turns:
@@ -67,6 +70,7 @@ class Contender:
     def __init__(self, name: str, command: Sequence[str], threads: int, log: Path) -> None:
         self.name, self.log = name, log
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
         env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
         with log.open("w") as err:
             self._process = subprocess.Popen(
@@ -87,15 +91,24 @@ class Contender:
         self._process.wait(timeout=120)
         return facts
 
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """One line there, one line back: for a contender that takes no turns."""
+        self._write(json.dumps(question))
+        return self._read()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
     def __enter__(self) -> Contender:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        self.close()
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None

@@ -1,5 +1,7 @@
 """TRL's GRPOTrainer on the task of the comparison. Run by ``versus_trl.py`` with the interpreter of TRL's own environment.
 
+Task and clocks are Triloop's, read from its source; they need the standard library alone.
+
 One AdamW step a round on 32 prompts x 8 completions, one micro-batch of 256. Nothing of TRL is replaced: three of its
 methods are timed from outside. ``--attention`` and ``--bf16`` are its fast settings; the caller finds the best.
 """
@@ -12,15 +14,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import column_task as task
 import torch
 import transformers
 import trl
 from blocks import Turns
 from datasets import Dataset
-from measuring import peak_mb
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+
+from triloop.bench import column_task as task
+from triloop.bench.measuring import peak_bytes
 
 
 class Clocks:
@@ -178,7 +181,7 @@ def main() -> None:
         trainer.train()
     moved = sum(float((a - b).abs().sum()) for a, b in zip(before, model.parameters(), strict=True))
     assert all(bool(p.isfinite().all()) for p in model.parameters()), "TRL's weights are not finite"
-    turns.finish({"peak_mb": peak_mb(), "moved": moved})
+    turns.finish({"peak_memory_bytes": peak_bytes(), "moved": moved})
 
 
 if __name__ == "__main__":

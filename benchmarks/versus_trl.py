@@ -1,7 +1,9 @@
 """Triloop beside TRL's GRPOTrainer: same checkpoint, task and settings, same machine, alternating blocks of rounds.
 
-    python benchmarks/versus_trl.py --install                         TRL into an environment of its own, once
+    python benchmarks/versus_trl.py --size 1m --length natural --json    one comparison
     python benchmarks/versus_trl.py --sizes 1m 5m 30m --out docs/proof/trl.json
+
+TRL is installed into an environment of its own when it is missing (``--install`` does only that).
 
 A round is 32 prompts x 8 completions of at most 32 tokens at temperature 1, and one AdamW step (lr 1e-5, clip 0.2, token
 mean, advantages divided by the group's standard deviation, no KL) on all 256 in one micro-batch. TRL runs at the
@@ -12,10 +14,11 @@ fastest of its settings, found here beforehand; Triloop with its guards, its sto
 - natural, random   rewards by lot, half of every group: nobody can leave anything out.
 - fixed, random     the end-of-sequence token is never drawn: 32 tokens for everybody. Nothing to skip, no row to refill.
 
-Without a warmed-up checkpoint a size starts from random weights, which never learned to stop; then only the last of the
-three says anything. The baseline's own script warms up others, which ``--checkpoints`` then finds in DIR:
-
-    benchmarks/.trl-venv/bin/python ../shared/bench/peer_trl_grpo.py --params 5m --warm-only --cache DIR
+``--length natural`` takes the first (the second too with ``--rewards exact random``), ``--length forced`` the last, neither
+all three. Natural lengths need a policy that has learned to stop: a folder SIZE_d2 in one of ``--checkpoints``, such as the
+baseline's own script makes. Where there is none, ``--length natural`` warms one up for up to ``--warm-minutes`` and keeps
+it in benchmarks/.checkpoints; one that gets less than a tenth right then compares with rewards by lot. Without
+``--length``, and for forced lengths, random weights stand in, and only the last comparison is made.
 
 ``--out FILE.json`` writes FILE.json and FILE.md.
 """
@@ -34,18 +37,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import column_task as task
 from blocks import Contender
-from measuring import machine, median, multiplies_bf16, note, table
+from warm import success_rate, warm
+
+from triloop.bench import column_task as task
+from triloop.bench.case import SIZES
+from triloop.bench.measuring import machine, median, multiplies_bf16, note, table
+from triloop.bench.model import random_checkpoint
 
 HERE = Path(__file__).resolve().parent
 TRL_ENV = HERE / ".trl-venv"
+WARMED = HERE / ".checkpoints"
 CHECKPOINTS = HERE.parent.parent / "shared" / "bench" / "checkpoints"
 PINS = (("torch==2.13.0",), ("trl==1.16.0", "transformers==5.23.0"))
 BATCH = task.PROMPTS * task.GROUP
+WORTH_JUDGING = 0.1
+"""Share of right answers below which nearly every group is all wrong."""
 HEAD = [
     *("size", "length", "reward", "system", "setting", "compl/s", "s/round", "cpu s", "rollout s", "learn s"),
-    *("tokens", "flat", "peak MB", "others"),
+    *("tokens", "flat", "peak MiB", "others"),
 ]
 LEGEND = (
     "compl/s: completions a second over the whole loop, median of the blocks. s/round, rollout s, learn s: medians over "
@@ -118,7 +128,7 @@ def install() -> None:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(TRL_ENV)], check=True)
     for pins in PINS:
-        print("installing", *pins, flush=True)
+        note(f"installing {' '.join(pins)} into {TRL_ENV.name}")
         subprocess.run([str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q", *pins], check=True)
 
 
@@ -154,7 +164,8 @@ def side_by_side(plan: Plan, cell: Cell, setting: TrlSetting, rounds: int) -> di
         ends = {c.name: c.end() for c in pair}
         facts = {c.name: c.facts for c in pair}
     result: dict[str, Any] = {
-        name: _figures(cell, blocks) | {"peak_mb": ends[name]["peak_mb"], "versions": facts[name]["versions"]}
+        name: _figures(cell, blocks)
+        | {"peak_memory_bytes": ends[name]["peak_memory_bytes"], "versions": facts[name]["versions"]}
         for name, blocks in done.items()
     }
     assert all(e["moved"] > 0 for e in ends.values()), "a side's weights did not move"
@@ -201,15 +212,23 @@ def _ratios(result: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------ planning
 
 
-def cells_of(size: str, checkpoints: Sequence[Path], scratch: Path, rewards: Sequence[str]) -> list[Cell]:
-    warm = next((c / f"{size}_d2" for c in checkpoints if (c / f"{size}_d2" / "config.json").exists()), None)
-    if warm is not None:
-        kinds = [(False, "exact"), (False, "random"), (True, "random")]
-        return [Cell(size=size, checkpoint=warm, warm=True, fixed=f, reward=r) for f, r in kinds if r in rewards]
-    from triloop_side import random_checkpoint
-
-    path = random_checkpoint(scratch, size)
-    return [Cell(size=size, checkpoint=path, warm=False, fixed=True, reward="random")]
+def cells_of(size: str, options: argparse.Namespace, scratch: Path) -> list[Cell]:
+    """The comparisons of a size."""
+    kinds = [(False, r) for r in ("exact", "random") if r in (options.rewards or ("exact", "random"))]
+    if options.length == "natural" and not options.rewards:
+        kinds = kinds[:1]
+    forced = [(True, "random")] if "random" in (options.rewards or ("random",)) else []
+    places = (c / f"{size}_d2" for c in options.checkpoints)
+    path = next((p for p in places if (p / "config.json").exists()), None)
+    if path is None and options.length == "natural":
+        path = warm(WARMED, size, options.warm_minutes)
+    if path is None:
+        return [Cell(size=size, checkpoint=random_checkpoint(scratch, size), warm=False, fixed=True, reward="random")]
+    if success_rate(path) < WORTH_JUDGING:
+        note(f"{size}: {path.name} gets too little right for its groups to differ; rewards are by lot")
+        kinds = [(False, "random")]
+    wanted = {"natural": kinds, "forced": forced or [(True, "random")]}.get(options.length, kinds + forced)
+    return [Cell(size=size, checkpoint=path, warm=True, fixed=f, reward=r) for f, r in wanted]
 
 
 def candidates_for(previous: Sequence[tuple[float, TrlSetting]]) -> list[TrlSetting]:
@@ -237,7 +256,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
         blocks=options.blocks,
         logs=scratch,
     )
-    per_size = {s: cells_of(s, options.checkpoints, scratch, options.rewards) for s in options.sizes}
+    per_size = {s: cells_of(s, options, scratch) for s in options.sizes}
     left = sum(map(len, per_size.values()))
     deadline = time.monotonic() + 60 * options.minutes
     ranking: list[tuple[float, TrlSetting]] = []
@@ -268,7 +287,7 @@ def rows_of(result: Mapping[str, Any]) -> list[list[object]]:
         r = result[name]
         seconds = [r[k] for k in ("seconds", "cpu_seconds", "rollout_seconds", "learn_seconds")]
         speed = median(r["completions_per_second"])
-        about = [r["mean_length"], r["flat_share"], r["peak_mb"], median(r["other_cores"])]
+        about = [r["mean_length"], r["flat_share"], r["peak_memory_bytes"] / 2**20, median(r["other_cores"])]
         rows.append([*label, name, r["setting"], speed, *seconds, *about])
     return rows
 
@@ -280,7 +299,7 @@ def sentences(results: Sequence[Mapping[str, Any]]) -> list[str]:
         low, high = min(r["ratio_each"]), max(r["ratio_each"])
         where = f"{r['size']}, {'fixed' if r['fixed'] else 'natural'} length, {r['reward']} reward"
         parts = ", ".join(f"{k} {v:.2f}" for k, v in r["ratio_parts"].items())
-        memory = r["triloop"]["peak_mb"] / r["trl"]["peak_mb"]
+        memory = r["triloop"]["peak_memory_bytes"] / r["trl"]["peak_memory_bytes"]
         text = f"{where}: {r['ratio']:.2f} times TRL (blocks {low:.2f} to {high:.2f}); {parts}; memory {memory:.2f}."
         if r["reward"] == "exact":
             share = r["triloop"]["flat_share"]
@@ -328,9 +347,11 @@ def facts_of(options: argparse.Namespace, results: Sequence[Mapping[str, Any]]) 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--install", action="store_true", help="install TRL into its own environment and stop")
-    ap.add_argument("--sizes", nargs="+", choices=list(task.SIZES), default=["1m"])
-    ap.add_argument("--rewards", nargs="+", choices=("exact", "random"), default=["exact", "random"])
-    ap.add_argument("--checkpoints", type=Path, nargs="+", default=[CHECKPOINTS], help="folders with warmed-up SIZE_d2")
+    ap.add_argument("--sizes", "--size", nargs="+", choices=list(SIZES), default=["1m"], metavar="S")
+    ap.add_argument("--length", choices=("natural", "forced"), help="only comparisons of this kind")
+    ap.add_argument("--rewards", nargs="+", choices=("exact", "random"), help="only these; see above")
+    ap.add_argument("--checkpoints", type=Path, nargs="+", default=[CHECKPOINTS, WARMED], help="have SIZE_d2 in them")
+    ap.add_argument("--warm-minutes", type=float, default=3.0, help="most that making one may take")
     ap.add_argument("--blocks", type=int, default=3, help="measured blocks of each side")
     ap.add_argument("--minutes", type=float, default=10.0, help="about how long all of it may take")
     ap.add_argument("--threads", type=int, default=2)
@@ -341,21 +362,47 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return ap.parse_args(words)
 
 
+def headline(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first comparison in few words."""
+    first = results[0]
+    sides = {
+        name: {
+            "completions_per_second": median(first[name]["completions_per_second"]),
+            "peak_memory_bytes": first[name]["peak_memory_bytes"],
+            "setting": first[name]["setting"],
+        }
+        for name in ("triloop", "trl")
+    }
+    other_cores = [c for name in sides for c in first[name]["other_cores"]]
+    return {
+        "size": first["size"],
+        "length": "forced" if first["fixed"] else "natural",
+        "reward": first["reward"],
+        **sides,
+        "ratio": first["ratio"],
+        "ratio_each": first["ratio_each"],
+        "memory_ratio": sides["triloop"]["peak_memory_bytes"] / sides["trl"]["peak_memory_bytes"],
+        "other_cores": median(other_cores),
+        "clean": median(other_cores) <= 0.1,
+    }
+
+
 def main() -> int:
     options = parse()
-    if options.install:
+    if options.install or not options.trl_python.exists():
+        if options.trl_python != TRL_ENV / "bin" / "python":
+            print(f"{options.trl_python} does not exist; leave --trl-python out to have TRL installed", file=sys.stderr)
+            return 2
         install()
+    if options.install:
         return 0
-    if not options.trl_python.exists():
-        print("TRL is not installed here; run: python benchmarks/versus_trl.py --install", file=sys.stderr)
-        return 2
     with tempfile.TemporaryDirectory() as folder:
         results = compare(options, Path(folder))
     facts = facts_of(options, results)
     if options.out is not None:
         write(options.out, results, facts)
     if options.json:
-        print(json.dumps({**facts, "results": results}))
+        print(json.dumps({**headline(results), **facts, "results": results}))
         return 0
     print(table([row for r in results for row in rows_of(r)], HEAD), LEGEND, *sentences(results), sep="\n\n")
     return 0

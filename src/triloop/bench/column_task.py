@@ -14,16 +14,22 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+__all__ = [
+    "GROUP",
+    "MAX_NEW",
+    "PROMPTS",
+    "TRAIN_COUNT",
+    "TRAIN_SEED",
+    "Lottery",
+    "Problem",
+    "flat_share",
+    "is_right",
+    "problems",
+]
+
 MAX_NEW = 32
 GROUP, PROMPTS = 8, 32
 TRAIN_SEED, TRAIN_COUNT = 11, 20_000
-
-SIZES: dict[str, dict[str, int]] = {
-    "1m": {"hidden": 128, "layers": 5, "heads": 4, "mlp": 384},
-    "5m": {"hidden": 256, "layers": 6, "heads": 8, "mlp": 768},
-    "30m": {"hidden": 512, "layers": 9, "heads": 8, "mlp": 1536},
-}
-"""Width, depth, attention heads and MLP width; tied embeddings over 64 tokens."""
 
 
 class Problem(NamedTuple):
@@ -77,6 +83,7 @@ def problems(count: int, seed: int, largest: int = 99) -> list[Problem]:
 
 
 def is_right(text: str, answer: str) -> bool:
+    """Whether the completion ends in the answer."""
     return "#" in text and text.rsplit("#", 1)[1] == answer
 
 

@@ -1,18 +1,19 @@
-"""What every benchmark needs: facts about the machine, medians, tables, and who else used the cores. No torch."""
+"""What every measurement needs: facts about the machine, medians, tables, and who else used the cores. No torch."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import os
 import platform
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+__all__ = ["Others", "machine", "median", "multiplies_bf16", "note", "peak_bytes", "processor", "reset_peak", "table"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -76,29 +77,24 @@ class Others:
         return max(0.0, (_busy() - self._b - (_own() - self._o)) / wall)
 
 
-def peak_mb() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+def reset_peak() -> None:
+    """Let the peak begin anew at what is in use now, where the system can (Linux); elsewhere it counts from the start."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
-def repeat(work: Callable[[], Mapping[str, float]], runs: int, warm: int = 1) -> dict[str, list[float]]:
-    """Figures of ``runs`` calls after ``warm`` unmeasured ones, with the seconds and the foreign cores of each."""
-    figures: dict[str, list[float]] = {}
-    others = Others()
-    for i in range(warm + runs):
-        others.restart()
-        t0 = time.perf_counter()
-        result = dict(work())
-        result["seconds"] = time.perf_counter() - t0
-        result["other_cores"] = others.cores()
-        if i >= warm:
-            for name, value in result.items():
-                figures.setdefault(name, []).append(value)
-    return figures
+def peak_bytes() -> int:
+    """Largest resident memory of this process since ``reset_peak``."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def median(values: Sequence[float]) -> float:
+    """The middle one."""
     return statistics.median(values)
 
 
@@ -131,25 +127,3 @@ def _cell(x: object) -> str:
 def note(text: str) -> None:
     """A line of progress: on standard error, for standard output belongs to the result."""
     print(text, file=sys.stderr, flush=True)
-
-
-def report(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a benchmark's table, or its one JSON object."""
-    if as_json:
-        print(json.dumps({"benchmark": name, **facts, "machine": machine(), "rows": [dict(r) for r in rows]}))
-        return
-    about = {**machine(), **facts}
-    print(", ".join(f"{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in about.items()))
-    head = list(rows[0])
-    print(table([[row[h] for h in head] for row in rows], head))
-
-
-def arguments(about: str | None, *, sizes: Sequence[str], runs: int) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
-    ap = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
-    ap.add_argument("--sizes", nargs="+", default=list(sizes), help="of 1m 5m 30m")
-    ap.add_argument("--runs", type=int, default=runs, help="measured runs; medians are shown")
-    ap.add_argument("--threads", type=int, default=0, help="0 takes all cores")
-    ap.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="auto")
-    return ap
