@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 
 from triloop.errors import StoreError
 from triloop.store import Row, Run, failpoints
+from triloop.store.database import is_finished
 
 FULL = (
     r"the disk is full: could not write .*Everything acknowledged so far is kept; free space and `triloop resume .*run`"
@@ -63,6 +66,62 @@ def test_the_system_reports_an_error(run_dir: Path, monkeypatch: pytest.MonkeyPa
         run.append(batch(2))
         assert run.commit_checkpoint(2, state) == run.latest_checkpoint()
         assert len(list((run_dir / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("where", failpoints.NAMES)
+def test_a_full_disk_anywhere_is_told_in_one_way(run_dir: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """At every failpoint: the one message, exit code 1, and the same steps go through once there is room."""
+
+    def state(folder: Path) -> None:
+        (folder / "state").write_bytes(b"s")
+
+    def steps() -> None:
+        made = is_finished(run_dir / "run.db")
+        with Run.open(run_dir, write=True) if made else Run.create(run_dir, {}, {}) as run:
+            run.append(batch(0))
+            for round in range(4):
+                run.commit_checkpoint(round, state)
+            run.append(batch(9))
+            run.rewind(2)
+
+    monkeypatch.setenv(failpoints.VARIABLE, f"{where}:1:ENOSPC")
+    failpoints.rearm()
+    nothing = where in ("create.folder", "create.locked", "create.config")
+    expected = "the disk is full: could not write .* Free space and start the run again" if nothing else FULL
+    with pytest.raises(StoreError, match=expected) as told:
+        steps()
+    assert told.value.exit_code == 1
+    monkeypatch.delenv(failpoints.VARIABLE)
+    failpoints.rearm()
+    steps()
+    with Run.open(run_dir, write=False) as run:
+        assert [c.round for c in run.checkpoints()] == [2] and run.damage() == []
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+def test_no_room_for_the_lock(run_dir: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    Run.create(run_dir, {}, {}).close()
+    real = getattr(os, call)
+
+    def full(*given: object, **more: object) -> object:
+        if call == "open" and not str(given[0]).endswith("run.lock"):
+            return real(*given, **more)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(StoreError, match=FULL):
+            Run.open(run_dir, write=True)
+    Run.open(run_dir, write=True).close()
+
+
+def test_no_room_for_the_folder(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StoreError, match="the disk is full: could not write"):
+        Run.create(run_dir, {}, {})
 
 
 def test_sqlites_own_io_error_says_what_to_do(run_dir: Path) -> None:

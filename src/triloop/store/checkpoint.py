@@ -93,14 +93,13 @@ def stage(folder: Path, round: int, write: Callable[[Path], None]) -> tuple[str,
     Returns the name and the manifest's SHA-256. On any error nothing is left behind and older ones are untouched.
     """
     staging = folder / f"{_STAGING}{round:06d}-{os.getpid()}"
-    failpoints.hit("checkpoint.staging")
     try:
         with translated(folder):
+            failpoints.hit("checkpoint.staging")
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-        _fill(staging, write)
-        failpoints.hit("checkpoint.files")
-        with translated(folder):
+            _fill(staging, write)
+            failpoints.hit("checkpoint.files")
             sync_tree(staging)
             failpoints.hit("checkpoint.synced")
             digest = _write_manifest(staging, round)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from triloop.errors import StoreError
 
-__all__ = ["disk_full", "is_disk_full", "translated"]
+__all__ = ["disk_full", "is_disk_full", "no_space", "translated"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SCARCE = 1 << 20
@@ -47,10 +47,17 @@ def disk_full(path: Path) -> StoreError:
     run = path if path.is_dir() else path.parent
     if run.name == "checkpoints":
         run = run.parent
+    if not (run / "run.db").exists():
+        return StoreError(f"the disk is full: could not write {path}. Free space and start the run again")
     return StoreError(
         f"the disk is full: could not write {path}. Everything acknowledged so far is kept; "
         f"free space and `triloop resume {run}`"
     )
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether the operating system itself says that no space is left, on the disk or of the user's share of it."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_disk_full(error: BaseException, path: Path) -> bool:
@@ -58,7 +65,7 @@ def is_disk_full(error: BaseException, path: Path) -> bool:
 
     torch and safetensors report a full disk as their own exception types, so the text and the disk itself are asked.
     """
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if no_space(error):
         return True
     text = str(error).lower()
     return "no space left" in text or _FULL_TEXT in text or _scarce(path)
@@ -72,7 +79,7 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _from_sqlite(error, path) from error
     except OSError as error:
-        if error.errno in _FULL:
+        if no_space(error):
             raise disk_full(path) from error
         raise StoreError(
             f"{path}: {error.strerror or error}. Everything acknowledged so far is kept; "

@@ -13,7 +13,7 @@ import yaml
 from triloop.errors import ConfigError, RunFolderError
 from triloop.store import failpoints
 from triloop.store.database import Database, create_database, is_finished
-from triloop.store.failures import translated
+from triloop.store.failures import disk_full, no_space, translated
 from triloop.store.files import sync, write_atomic
 from triloop.store.lock import RunLock
 
@@ -49,18 +49,19 @@ def found(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any])
     settings = plain(config, "config")
     recorded = plain(environment, "environment")
     _make(path)
-    failpoints.hit("create.folder")
-    lock = RunLock.acquire(path / LOCK)
-    try:
-        failpoints.hit("create.locked")
-        _clear_unfinished(path)
-        write_config(path, settings)
-        failpoints.hit("create.config")
-        database = create_database(path / DATABASE, {"config": settings, "environment": recorded})
-        sync(path)
-    except BaseException:
-        lock.release()
-        raise
+    with translated(path / DATABASE):
+        failpoints.hit("create.folder")
+        lock = RunLock.acquire(path / LOCK)
+        try:
+            failpoints.hit("create.locked")
+            _clear_unfinished(path)
+            write_config(path, settings)
+            failpoints.hit("create.config")
+            database = create_database(path / DATABASE, {"config": settings, "environment": recorded})
+            sync(path)
+        except BaseException:
+            lock.release()
+            raise
     return lock, database
 
 
@@ -74,6 +75,8 @@ def require_run(path: Path) -> None:
         return
     if (path / LOCK).exists() and _unfinished(path):
         raise RunFolderError(f"{path} was cut short while it was made, and holds nothing yet; start the run again")
+    if (path / DATABASE).exists():
+        raise RunFolderError(f"{path / DATABASE} is empty: nothing of a run is in it; restore it from a backup")
     raise RunFolderError(f"{path} is not a run: it has no {DATABASE}; give the folder that `triloop run` printed")
 
 
@@ -132,6 +135,8 @@ def _make(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         occupied = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
+        if no_space(error):
+            raise disk_full(path) from error
         raise RunFolderError(
             f"cannot make the folder {path} ({error.strerror}); choose another with --out or change the permissions"
         ) from error

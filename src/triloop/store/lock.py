@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from triloop.errors import RunFolderError
+from triloop.store.failures import disk_full, no_space, translated
 
 __all__ = ["RunLock"]
 
@@ -27,10 +28,12 @@ class RunLock:
 
     @classmethod
     def acquire(cls, path: Path) -> RunLock:
-        """Take the lock at once, or raise RunFolderError naming the process that holds it."""
+        """Take the lock at once, or raise RunFolderError naming the process that holds it. StoreError: the disk is full."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
+            if no_space(error):
+                raise disk_full(path) from error
             raise RunFolderError(
                 f"cannot open {path} for writing ({error.strerror}); check the permissions of {path.parent}"
             ) from error
@@ -44,8 +47,13 @@ class RunLock:
                 ) from error
             raise RunFolderError(f"{path.parent} is in use by {_holder(path)}; wait for it or stop it") from None
         note = json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, note.encode(), 0)
+        try:
+            with translated(path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, note.encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(descriptor)
 
     def release(self) -> None:

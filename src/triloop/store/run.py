@@ -22,6 +22,7 @@ from triloop.store import failpoints, folder, reading
 from triloop.store.checkpoint import STANDARD, Checkpoint, Retention
 from triloop.store.codec import Row
 from triloop.store.database import Database, open_database
+from triloop.store.failures import translated
 from triloop.store.lock import RunLock
 from triloop.store.log import Appended, EventLog
 
@@ -247,10 +248,11 @@ class Run:
 
     def _prune(self, which: list[Checkpoint]) -> None:
         """The row first: a folder without a row is swept later, a row without its folder would count as damaged."""
-        if which:
-            self._mark(which, "pruned")
-        self._sweep()
-        failpoints.hit("prune.deleted")
+        with translated(self._checkpoints):
+            if which:
+                self._mark(which, "pruned")
+            self._sweep()
+            failpoints.hit("prune.deleted")
 
     def _sweep(self) -> None:
         known = [*self.checkpoints(), *checkpoints.listed(self._database, self._checkpoints, "corrupt")]
