@@ -105,6 +105,23 @@ def test_the_page_names_every_row() -> None:
     assert all(f"| {s.id} |" in text for s in systems().values() if s.id not in ROWS)
 
 
+LEVELS_WERE = {"A15": ("levels 6 to 8", "levels 5 to 6"), "A23": ("levels 2 to 6", "3 to 6")}
+"""Metrics of the rule that were on other levels when first written (see the history of their modules)."""
+
+
+def test_the_page_says_row_by_row_what_was_changed_after_a_look() -> None:
+    text = page.page()
+    assert "no threshold was" not in text
+    section = text.partition("## What was changed after a first look\n")[2].partition("\n## ")[0]
+    for id, row in ROWS.items():
+        told = row.changed_after_first_look
+        assert text.count(told) == 2 if told else f"- **{id}.**" not in section, id
+        assert ("Rule: " in told and "2026-11-21" in told) or not told, f"{id}: what became of the rule, and when?"
+        assert book.show(id)["changed_after_first_look"] == (told or "nothing")
+    for id, levels in LEVELS_WERE.items():
+        assert f"- **{id}.** Rule: " in section and all(said in ROWS[id].changed_after_first_look for said in levels)
+
+
 def test_a_row_runs(tmp_path: Path) -> None:
     """Every variant, from a policy that has learned to be brief: through loop, store, evaluator and verdict."""
     from triloop.atlas.bases import TinyBase, taught

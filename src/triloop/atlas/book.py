@@ -48,11 +48,13 @@ def show(id: str) -> dict[str, Any]:
         "setup": None,
         "core": None,
         "rule": None,
+        "changed_after_first_look": None,
         "verdict": None,
     }
     if id in ROWS:
         row = ROWS[id]
         shown |= {"claim": row.claim, "setup": row.setup, "core": row.core, "rule": row.rule}
+        shown["changed_after_first_look"] = row.changed_after_first_look or "nothing"
         shown |= results().get(id, {})
     return shown
 

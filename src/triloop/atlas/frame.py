@@ -28,7 +28,8 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """One comparison that a claim stands or falls with. Its thresholds are written down before anything is measured.
+    """One comparison that a claim stands or falls with. Its thresholds are written down before the data that are recorded;
+    where it was changed after a look at others, ``Row.changed_after_first_look`` says so.
 
     The difference d is treatment minus baseline, or baseline minus treatment where lower is better: above 0 is good.
     """
@@ -98,10 +99,13 @@ class Row:
     """The first is what the row is told by; all must hold."""
     run: Callable[[Context], Measured]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    changed_after_first_look: str = ""
+    """What about experiment or rule is not as it was first written, when it was changed, and what had been seen by then.
+    Empty: nothing was changed."""
 
     @property
     def rule(self) -> str:
-        """The rule of the verdict in words, fixed before the data."""
+        """The rule of the verdict in words, fixed before the data that are recorded."""
         each = "; ".join(f"({i}) {c.words}" for i, c in enumerate(self.contrasts, start=1))
         return f"95 % t-interval over {len(self.seeds)} seeds. {each}. The verdict is the lowest of these."
 

@@ -274,4 +274,6 @@ NFT = Row(
         Contrast(metric=PASS, treatment="NFT", baseline="RFT", above=0.0, below=0.0),
     ),
     run=_nft,
+    changed_after_first_look="Experiment: 12 rounds are 24, after a look (2026-11-21) in which RFT led at 12 (0.89 against "
+    "0.82), for the claim is about where they end. Rule: as first written, on what 24 rounds give.",
 )

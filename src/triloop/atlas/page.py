@@ -7,7 +7,7 @@ from typing import Any
 
 from triloop.atlas.book import results
 from triloop.atlas.frame import Row
-from triloop.atlas.table import FIRST_LOOKS, ROWS, systems
+from triloop.atlas.table import ROWS, systems
 
 __all__ = ["page"]
 
@@ -21,8 +21,9 @@ _HEAD = """\
 Published systems as small experiments, each with a verdict: **+1** the claim holds here, **0** undecided, **−1**
 contradicted.
 A verdict says what this miniature shows, on a policy of under a million parameters within minutes; it does not judge the
-paper. The rule is written down before the data, and `triloop atlas check` recomputes every verdict from them. An
-unwelcome verdict is kept.
+paper. The rule is written down before the data that are recorded, and `triloop atlas check` recomputes every verdict from
+them. Where experiment or rule were changed after a first look at other data, the row says what and when. An unwelcome
+verdict is kept.
 
 ```
 triloop atlas list              all systems, with their verdicts
@@ -42,12 +43,7 @@ def page() -> str:
     found = results()
     parts = [_HEAD, _glance(found)]
     parts += [_row(row, found.get(id)) for id, row in ROWS.items()]
-    looks = "\n".join(f"- {look}" for look in FIRST_LOOKS)
-    parts.append(
-        "## What first looks changed\n\nSet-ups were changed after looks with few seeds, before anything was recorded; no "
-        f"threshold was.\n\n{looks}\n"
-    )
-    parts.append(_rest())
+    parts += [_looks(), _rest()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -69,9 +65,22 @@ def _row(row: Row, result: dict[str, Any] | None) -> str:
         f"**Experiment.** {row.setup}. In ordinary use: `{row.core}`.\n",
         f"**Rule.** {row.rule}\n",
     ]
+    if row.changed_after_first_look:
+        lines.append(f"**Changed after a first look.** {row.changed_after_first_look}\n")
     if result is not None:
         lines += [_table(row, result), _facts(result)]
     return "\n".join(lines)
+
+
+def _looks() -> str:
+    """Row by row, in the rows' own words."""
+    changed = {id: row.changed_after_first_look for id, row in ROWS.items() if row.changed_after_first_look}
+    same = ", ".join(id for id in ROWS if id not in changed)
+    return (
+        "## What was changed after a first look\n\nAll of it before the data that are recorded.\n\n"
+        + "".join(f"- **{id}.** {told}\n" for id, told in changed.items())
+        + (f"\nAs first written, experiment and rule: {same}.\n" if same else "")
+    )
 
 
 def _table(row: Row, result: dict[str, Any]) -> str:

@@ -6,18 +6,21 @@ methods, and a guard that stopped one of two runs would end the comparison, not 
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triloop.atlas.frame import Context
-from triloop.errors import WorkError
+from triloop.errors import Interrupted, WorkError
 from triloop.guards.stack import FAMILIES, GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.config import EnvConfig, RunConfig
@@ -81,11 +84,10 @@ def algorithm(name: str, **overrides: Any) -> AlgorithmConfig:
 
 def train(config: RunConfig, folder: Path, levels: Sequence[int] = ()) -> Outcome:
     """Run to the end in ``folder``, read what came of it, remove the folder."""
-    from triloop.loops.run import start
     from triloop.store.run import Run
 
     try:
-        summary = start(config, folder)
+        summary = _whole(config, folder)
         with Run.open(folder, write=False) as run:
             episodes = run.episodes(_round_of(run, "after"), purpose="eval")
             final = replace(config, policy=str(_weights(run))) if levels else config
@@ -103,6 +105,15 @@ def train(config: RunConfig, folder: Path, levels: Sequence[int] = ()) -> Outcom
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _whole(config: RunConfig, folder: Path) -> dict[str, Any]:
+    from triloop.loops.run import start
+
+    try:
+        return start(config, folder)
+    except Interrupted as error:  # which says how to go on, but the folder is removed
+        raise KeyboardInterrupt from error
+
+
 def sweep(
     context: Context, variants: Mapping[str, RunConfig], *, levels: Sequence[int] = ()
 ) -> dict[str, list[Outcome]]:
@@ -113,13 +124,42 @@ def sweep(
         for seed in context.seeds
     ]
     if context.workers > 1:
-        # spawn: a forked child would inherit torch's thread pools half way
-        with ProcessPoolExecutor(context.workers, mp_context=get_context("spawn")) as pool:
+        with _pool(context.workers) as pool:
             done = list(pool.map(_job, jobs))
     else:
         done = [_job(job) for job in jobs]
     n = len(context.seeds)
     return {name: done[i * n : (i + 1) * n] for i, name in enumerate(variants)}
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for runs, none of which outlives this one: ended when the body fails or is interrupted, and by themselves
+    when this process is killed."""
+    others = set(active_children())
+    # spawn: a forked child would inherit torch's thread pools half way
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - others:
+            worker.kill()  # its runs are in a folder that is removed
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _follow_parent() -> None:
+    """Leave when the process that started this one is gone, however it went."""
+    parent = parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def each(outcomes: Sequence[Outcome], name: str, *, last: int = 0) -> list[float]:

@@ -50,6 +50,9 @@ ANCHOR = Row(
         Contrast(metric=f"{PASS} by the true judge", treatment="anchored", baseline="free", above=0.02, below=-0.02),
     ),
     run=_anchor,
+    changed_after_first_look="Experiment: kl_coef was 0.1 over 40 rounds and is 0.3 over 30, after a look with three seeds "
+    "(2026-11-21), in which 0.1 kept the real score above none (0.18 against 0.00) but below the base's 0.34; 0.1 is "
+    "reported beside it. Rule: as first written.",
 )
 
 
@@ -114,6 +117,9 @@ FRONTIER = Row(
         ),
     ),
     run=_frontier,
+    changed_after_first_look="Rule: the second contrast was pass@1 at levels 6 to 8 and is pass@1 at levels 5 to 6, after "
+    "a look (2026-11-21) in which neither way got anywhere at the former (0.06). Its thresholds are the same numbers, on "
+    "another metric. The first contrast, and what is trained: as first written.",
 )
 
 
@@ -188,4 +194,7 @@ REST_EM = Row(
         Contrast(metric=PASS, treatment="3 rounds of ReST-EM", baseline="48 more steps taught", above=0.05, below=0.0),
     ),
     run=_rest_em,
+    changed_after_first_look="Rule: the second contrast (against 48 more steps taught), and with it the claim, were added "
+    "to the first on 2026-11-21, eight minutes after it and before anything was recorded (whether after a look is not "
+    "known); the verdict, the lowest of both, can only have become stricter. The first contrast: as first written.",
 )

@@ -17,23 +17,12 @@ from triloop.atlas.steering import ANCHOR, FRONTIER, REST_EM
 from triloop.atlas.truth import TRUTH
 from triloop.errors import ConfigError
 
-__all__ = ["FIRST_LOOKS", "ROWS", "System", "find_row", "find_system", "systems"]
+__all__ = ["ROWS", "System", "find_row", "find_system", "systems"]
 
 ROWS: Mapping[str, Row] = MappingProxyType(
     {row.id: row for row in (GRPO, DAPO, GSPO, ANCHOR, FRONTIER, REST_EM, TRUTH, NFT, ADAPTIVE)}
 )
 """By id, in the order in which all of them are run."""
-
-FIRST_LOOKS = (
-    "A05: kl_coef 0.1 over 40 rounds first; it kept the real score above none (0.18 against 0.00) but below the base's "
-    "0.34, so 0.3 is measured, and 0.1 is reported beside it.",
-    "A15: high levels were 6 to 8; neither way got anywhere there (0.06), so they are 5 and 6.",
-    "A23: levels 2 to 6 first, undecided; 2 was not taught and is no easier for this base, so the easiest is 3; 8 seeds.",
-    "S085: 12 rounds first, where RFT led (0.89 against 0.82); 24 are measured, for the claim is about where they end.",
-    "S132: taught for 500 steps first, where the second contrast was undecided (-0.051): the base knew its half by "
-    "0.94 only, so 800 steps are taught.",
-)
-"""What was changed in set-ups after looks with few seeds, before results were recorded. No threshold was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

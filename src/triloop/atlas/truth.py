@@ -172,4 +172,6 @@ TRUTH = Row(
         ),
     ),
     run=_truth,
+    changed_after_first_look="Experiment: the base was taught for 500 steps and is for 800, after a look (2026-11-21) in "
+    "which it knew its half by 0.94 only and the second contrast was undecided (-0.051). Rule: as first written.",
 )

@@ -55,9 +55,12 @@ def atlas(args: argparse.Namespace, screen: Screen) -> int:
     if args.action == "run":
         if bool(args.ids) == args.all:
             raise UsageError("which rows? Give ids, such as `triloop atlas run A18 A20`, or --all, and not both")
+        from triloop.loops.signals import terminable
+
         done = []
         for id in book.ROWS if args.all else args.ids:
-            done.append(book.run(id))
+            with terminable():
+                done.append(book.run(id))
             if args.save:
                 book.save(done[-1])
             result = done[-1]

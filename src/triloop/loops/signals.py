@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to stop at the next safe point; a second one stops it at once."""
+"""SIGINT and SIGTERM ask a run to stop at the next safe point; a second one, or the first outside a run, stops at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["interruptible"]
+__all__ = ["interruptible", "terminable"]
 
 
 @contextmanager
@@ -30,3 +30,20 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM is KeyboardInterrupt, as SIGINT is: what was begun is tidied up on the way out. In the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
