@@ -106,7 +106,8 @@ NAN = float("nan")
     "changes",
     [
         *({name: 0} for name in ("rounds", "prompts_per_round", "group_size", "max_draws", "eval_n", "eval_mid_n")),
-        *({name: 0} for name in ("canary_n", "checkpoint_every", "micro_tokens")),
+        *({name: 0} for name in ("canary_n", "checkpoint_every")),
+        *({"micro_tokens": n} for n in (-1, 5)),
         *(
             {name: -1}
             for name in ("token_budget", "eval_every", "canary_every", "lora_rank", "threads", "reference_rows")

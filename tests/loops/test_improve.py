@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ from triloop.loops.rollout import reward_of, rollout
 from triloop.loops.state import LoopState, Workshop, load_state, save_state
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
-from triloop.records import Episode, Feedback, Prompt
+from triloop.records import Episode, Feedback, Prompt, Verdict
 from triloop.store import Run
 
 Open = Callable[..., Workshop]
@@ -150,6 +150,49 @@ def test_the_state_survives_its_file(open_shop: Open, tmp_path: Path) -> None:
     again = load_state(tmp_path)
     assert dataclasses.replace(again, alarms=()) == dataclasses.replace(state, alarms=())
     assert [a["reason"] for a in again.alarms] == [a["reason"] for a in state.alarms]
+
+
+class Tighten:
+    """A guard that asks for smaller steps in some rounds."""
+
+    name = "tighten"
+
+    def __init__(self, *rounds: int) -> None:
+        self.rounds = rounds
+
+    def check(self, watch: Any) -> Verdict:
+        bad = watch.round in self.rounds
+        action: Literal["tighten", "none"] = "tighten" if bad else "none"
+        return Verdict(guard=self.name, round=watch.round, value=-1 if bad else 1, reason="as planned", action=action)
+
+
+def test_tighten_halves_the_learning_rate_and_quiet_rounds_restore_it(open_shop: Open) -> None:
+    shop = open_shop(rounds=10, optim=OptimConfig(lr=8e-3, warmup_steps=0))
+    shop = with_env(shop, Own(lambda p, t, i: 1.0 if i % 2 else -1.0))
+    improve(dataclasses.replace(shop, guards=[Tighten(1, 2, 3, 4, 6)]), LoopState(), policy_gradient)
+    metrics = shop.run.metrics()
+    scales = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 8, 1 / 4, 1 / 2, 1]
+    assert [m["lr_scale"] for m in metrics] == scales
+    assert [m["lr"] for m in metrics] == [8e-3 * scale for scale in scales]
+
+
+def test_a_tight_leash_survives_the_checkpoint(open_shop: Open) -> None:
+    """Six rounds at once, and six with a stop in a tight stretch: same weights, same rates."""
+    ends = []
+    for halves in ((6,), (3, 6)):
+        shop = open_shop(rounds=6)
+        shop = dataclasses.replace(with_env(shop, Own(lambda p, t, i: 1.0 if i % 2 else -1.0)), guards=[Tighten(2, 3)])
+        state = LoopState()
+        for rounds in halves:
+            part = dataclasses.replace(shop, config=dataclasses.replace(shop.config, rounds=rounds))
+            improve(part, state, policy_gradient)
+            last = shop.run.latest_checkpoint()
+            assert last is not None
+            shop.policy.load_state(last.path)
+            state = load_state(last.path)
+            assert rounds == 6 or state.lr_scale == 1 / 4
+        ends.append((shop.policy.weights_sha256(), [m["lr_scale"] for m in shop.run.metrics()]))
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize(("updates", "parts_"), [(1, 1), (2, 1), (1, 3), (2, 3)])

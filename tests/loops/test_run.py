@@ -124,7 +124,7 @@ def test_fewer_rounds_leave_later_ones_behind(base: Path, tmp_path: Path) -> Non
 def test_other_conditions_are_refused(copied: Copy) -> None:
     folder = copied()
     edit(folder, threads=2)
-    with pytest.raises(RunFolderError, match=r"threads was 1 and is now 2.*threads: 1.*--allow-changed") as caught:
+    with pytest.raises(RunFolderError, match=r"threads was 1 and is now 2.*--threads 1.*--allow-changed") as caught:
         resume(folder)
     assert caught.value.exit_code == 2
     edit(folder, threads=1, group_size=3)
@@ -132,6 +132,23 @@ def test_other_conditions_are_refused(copied: Copy) -> None:
         resume(folder, rounds=7)
     with pytest.warns(UserWarning, match="resuming although group_size"):
         assert resume(folder, rounds=7, allow_changed=True)["rounds"] == 7
+    torch.set_num_threads(1)
+
+
+def test_other_threads_may_be_asked_for(copied: Copy) -> None:
+    """The flag is consent to give up bit-exactness, and to nothing else; the log says from which round on."""
+    folder = copied()
+    with pytest.warns(UserWarning, match="threads was 1 and is now 2: from round 7 on this run is not bit-identical"):
+        resume(folder, rounds=7, threads=2)
+    with Run.open(folder, write=False) as run:
+        (told,) = [r for r in run.rows(kind="event") if r.payload["name"] == "resumed"]
+        assert told.round == 6 and told.payload["changed"] == "threads was 1 and is now 2"
+        assert "from round 7 on" in told.payload["inexact"] and run.config["threads"] == 2
+    with pytest.raises(RunFolderError, match="threads was 1"):
+        resume(folder, rounds=8)
+    edit(folder, group_size=3)
+    with pytest.raises(RunFolderError, match="conditions: group_size was 4 and is now 3. Resume"):
+        resume(folder, rounds=8, threads=2)
     torch.set_num_threads(1)
 
 

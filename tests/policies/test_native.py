@@ -115,8 +115,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="micro_tokens is 0"):
-        native(micro_tokens=0)
+    with pytest.raises(ConfigError, match="micro_tokens is -1"):
+        native(micro_tokens=-1)
     with pytest.raises(ConfigError, match="precision is 'fp8'"):
         pick_precision("fp8")
     assert pick_precision("fp32") == torch.float32 and pick_precision("bf16") == torch.bfloat16

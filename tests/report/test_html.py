@@ -11,7 +11,7 @@ import pytest
 from report.fake_run import make
 from triloop.errors import RunFolderError
 from triloop.report.html import render, write
-from triloop.store import Run
+from triloop.store import Run, metrics_row
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "rect", "line", "path", "circle"}
 LOADS = {"src", "srcset", "poster", "data", "action", "formaction", "background", "xlink:href"}
@@ -123,6 +123,17 @@ def test_a_note_is_no_alarm(run_dir: Path) -> None:
     assert "little to learn from" in said
     assert re.search(r"guards, alarms\s+2\s+entropy", said)
     assert 'aria-label="spread: no alarm in 1 checks"' in text
+
+
+def test_smaller_steps_have_a_strip_of_their_own(run_dir: Path) -> None:
+    assert ">learning rate<" not in _page(run_dir)[0]
+    with Run.open(run_dir, write=True) as run:
+        scaled = {4: 0.5, 5: 0.25, 6: 0.25, 7: 0.5, 9: 0.5}
+        run.append([metrics_row(m["round"], {**m, "lr_scale": scaled.get(m["round"], 1.0)}) for m in run.metrics()])
+    text = write(run_dir).read_text(encoding="utf-8")
+    assert 'aria-label="learning rate: smaller in 5 rounds, × 0.25 at the least"' in text
+    told = re.findall(r"<title>learning rate × ([\d.]+), round ([^<]+)<", text)
+    assert told == [("0.5", "4"), ("0.25", "5 to 6"), ("0.5", "7"), ("0.5", "9")]
 
 
 def test_a_killed_run_says_how_to_go_on(run_dir: Path) -> None:

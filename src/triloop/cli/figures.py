@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from triloop.cli.screen import visible
 from triloop.errors import TriloopError
 from triloop.loops.config import RunConfig
 from triloop.records import Verdict
@@ -56,9 +57,15 @@ def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         ("kl", "KL", "{:.4f}"),
         ("entropy", "entropy", "{:.3f}"),
         ("length", "length", "{:.1f}"),
+        ("lr_scale", "learning rate", "× {:g}"),
         ("tokens_per_second", "tokens/s", "{:,.0f}"),
     ]
-    return [(label, form.format(metrics[name])) for name, label, form in shown if name in metrics]
+    usual = {"lr_scale": 1.0}  # said only when a guard has asked for smaller steps
+    return [
+        (label, form.format(metrics[name]))
+        for name, label, form in shown
+        if name in metrics and metrics[name] != usual.get(name)
+    ]
 
 
 def clock(seconds: float) -> str:
@@ -106,5 +113,5 @@ def seen_samples(folder: Path, ids: Sequence[str]) -> list[Sample]:
 
 def _cut(text: str) -> str:
     """Printable and short: what a model wrote must not steer the terminal."""
-    plain = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    plain = visible(text)
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]} …"

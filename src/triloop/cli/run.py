@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
     p = commands.add_parser("resume", help="go on with a run that was interrupted or killed", allow_abbrev=False)
     p.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     p.add_argument("--rounds", type=int, metavar="N", help="another total of rounds than it was started with")
+    p.add_argument("--threads", type=int, metavar="N", help="another number of threads; bit-exactness ends there")
     p.add_argument("--allow-changed", action="store_true", help="go on although threads, versions or settings differ")
     json_flag(p)
     p.set_defaults(handler=resume)
@@ -94,10 +95,14 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
     require_run(args.run)
     if args.rounds is not None and args.rounds < 1:
         raise UsageError(f"--rounds is {args.rounds}; expected at least 1")
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads is {args.threads}; expected at least 1")
     from triloop.loops.run import resume as go_on
 
     return drive(
-        lambda progress: go_on(args.run, progress, rounds=args.rounds, allow_changed=args.allow_changed),
+        lambda progress: go_on(
+            args.run, progress, rounds=args.rounds, threads=args.threads, allow_changed=args.allow_changed
+        ),
         args.run,
         screen,
     )

@@ -28,6 +28,7 @@ class Watch:
     distinct_2                  distinct bigrams of tokens / all bigrams, over the round's samples
     template_share              share of samples whose text, digits and names masked, is the commonest one
     clip_share, ratio_max, grad_norm, loss, lr     from the update
+    lr_scale                    what the schedule's learning rate was multiplied by: below 1 after ``tighten``
     judge_failures              share of judgements that failed
     canary_proxy, canary_gold   on held-out canary prompts: the training judge's mean and the gold judge's mean,
                                 both as pass rate in [0, 1]

@@ -16,7 +16,7 @@ __all__ = ["KLCeiling"]
 class KLCeiling:
     """Gold reward peaks at some distance from the original and falls beyond it (Gao et al., arXiv:2210.10760).
 
-    Where the peak lies depends on the task, so the soft ceiling only asks for a shorter leash.
+    Where the peak lies depends on the task, so the soft ceiling only asks for smaller steps.
     """
 
     soft: float = 1.0

@@ -55,7 +55,7 @@ class GuardConfig:
     off: tuple[str, ...] = ()
     """Guards not to use: canary, collapse, diversity, entropy, failures, finite, fluency, kl, length, samples, spread."""
     kl_soft: float = KLCeiling.soft
-    """KL to the original in nats per token above which the leash is shortened."""
+    """KL to the original in nats per token above which the learning rate is halved each round, down to an eighth."""
     kl_hard: float = KLCeiling.hard
     """KL to the original in nats per token above which the run stops."""
     perplexity_soft: float = Fluency.soft

@@ -21,6 +21,7 @@ from triloop.envs.table import make
 from triloop.errors import ConfigError, ModelError
 from triloop.guards.base import Guard
 from triloop.guards.stack import build as build_guards
+from triloop.kernels import native
 from triloop.learn.algorithms import Algorithm, resolve
 from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.progress import Progress
@@ -106,6 +107,7 @@ def describe_machine(threads: int, precision: torch.dtype) -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": native.identity(),
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         "device": "cpu",
     }

@@ -109,8 +109,8 @@ class RunConfig:
     the same number."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Of matrix products; weights and optimiser stay fp32. ``auto`` is bf16 where the processor multiplies it natively."""
-    micro_tokens: int = 16384
-    """Tokens of one forward and backward pass: lower it to save memory."""
+    micro_tokens: int = 0
+    """Tokens of one forward and backward pass: lower it to save memory. 0 is a number by the policy's size."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "prompts_per_round", "group_size", "max_draws", "eval_n", "eval_mid_n", "canary_n"):
@@ -125,8 +125,8 @@ class RunConfig:
             raise ConfigError(f"verifier_timeout is {self.verifier_timeout}; expected seconds above 0")
         if not -1 <= self.abstain_value <= 1:
             raise ConfigError(f"abstain_value is {self.abstain_value}; expected -1 to 1")
-        if self.micro_tokens < 64:
-            raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 64")
+        if self.micro_tokens and self.micro_tokens < 64:
+            raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 64, or 0 for a number by size")
         if self.loop == "expert_iteration" and self.algorithm.name != "rest_em":
             raise ConfigError(
                 f"algorithm.name is {self.algorithm.name!r}; loop expert_iteration learns from accepted samples alone: "

@@ -14,6 +14,7 @@ from triloop.loops.commit import commit_checkpoint, commit_round, pause, roll_ba
 from triloop.loops.config import RunConfig
 from triloop.loops.curriculum import updated_rates
 from triloop.loops.evaluate import Evaluation, evaluate
+from triloop.loops.learning import tightened
 from triloop.loops.measure import canary, round_metrics
 from triloop.loops.rollout import Rollout, rollout
 from triloop.loops.state import LoopState, Workshop
@@ -76,6 +77,7 @@ def improve(shop: Workshop, state: LoopState, learn: Learn) -> LoopState:
             tokens=state.tokens + rolled.tokens,
             pass_rates=updated_rates(state.pass_rates, rolled.episodes, c.curriculum.memory),
             alarms=_recent(state, verdicts, c.guards.window),
+            lr_scale=tightened(state.lr_scale, verdicts),
         )
         timing = {
             "rollout_seconds": rolled.sample_seconds,

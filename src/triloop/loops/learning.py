@@ -11,11 +11,21 @@ from triloop.learn.choices import OptimConfig
 from triloop.learn.schedule import learning_rate
 from triloop.learn.update import policy_loss
 from triloop.loops.state import LoopState, Workshop
-from triloop.records import Episode
+from triloop.records import Episode, Verdict
 
-__all__ = ["expert_iteration", "policy_gradient", "take_steps"]
+__all__ = ["expert_iteration", "policy_gradient", "take_steps", "tightened"]
 
 Metrics = dict[str, float]
+
+_TIGHTEST = 1 / 8
+"""Of the schedule's learning rate. A run that a guard keeps asking to be careful still learns, and can come back."""
+
+
+def tightened(scale: float, verdicts: Sequence[Verdict]) -> float:
+    """What the next round's learning rate is multiplied by: half as much as now when a guard asks for it (``tighten``),
+    down to an eighth; twice as much, up to the whole, after each round in which none does."""
+    asked = any(v.value < 0 and v.action == "tighten" for v in verdicts)
+    return max(_TIGHTEST, scale / 2) if asked else min(1.0, 2 * scale)
 
 
 def policy_gradient(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:
@@ -24,7 +34,7 @@ def policy_gradient(shop: Workshop, state: LoopState, episodes: Sequence[Episode
     if batch is None:
         return {**figures, "updates": 0.0}
     total = shop.config.rounds * _steps(shop)
-    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=shop.policy.version, total=total)}
+    return {**figures, **take_steps(shop, state, batch, version=shop.policy.version, total=total)}
 
 
 def expert_iteration(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:
@@ -33,7 +43,7 @@ def expert_iteration(shop: Workshop, state: LoopState, episodes: Sequence[Episod
     if batch is None:
         return {**figures, "updates": 0.0}
     shop.policy.restart_from(shop.reference)
-    return {**figures, **take_steps(shop, batch, round=state.round + 1, version=0, total=_steps(shop))}
+    return {**figures, **take_steps(shop, state, batch, version=0, total=_steps(shop))}
 
 
 def _steps(shop: Workshop) -> int:
@@ -57,8 +67,9 @@ def _credited(shop: Workshop, episodes: Sequence[Episode]) -> tuple[Batch | None
     )
 
 
-def take_steps(shop: Workshop, batch: Batch, *, round: int, version: int, total: int) -> Metrics:
-    """All optimiser steps of a round. The schedule is ``total`` steps long and counts ``version`` as taken before.
+def take_steps(shop: Workshop, state: LoopState, batch: Batch, *, version: int, total: int) -> Metrics:
+    """All optimiser steps of the round after ``state``. The schedule is ``total`` steps long and counts ``version`` as
+    taken before; ``state.lr_scale`` multiplies it.
 
     The order of rows in each pass is a function of (seed, round, pass) alone. Metrics are means over the steps, weighted
     by their tokens; ``ratio_max`` and ``grad_norm`` are the largest.
@@ -69,9 +80,9 @@ def take_steps(shop: Workshop, batch: Batch, *, round: int, version: int, total:
     for sweep in range(algorithm.updates_per_round):
         order = None
         if algorithm.minibatches > 1:
-            order = rng.generator(c.seed, "order", round, sweep).permutation(len(batch)).tolist()
+            order = rng.generator(c.seed, "order", state.round + 1, sweep).permutation(len(batch)).tolist()
         for part in minibatches(batch, algorithm.minibatches, order):
-            lr = _rate(c.optim, version + len(steps), total)
+            lr = state.lr_scale * _rate(c.optim, version + len(steps), total)
             metrics = policy.forward_backward(part, loss)
             steps.append({**metrics, **policy.optim_step(lr)})
     tokens = sum(s["tokens"] for s in steps)

@@ -77,6 +77,7 @@ def round_metrics(
         # The mean surprise of what was drawn is an unbiased estimate of the entropy, over all samples and for free.
         "entropy": -sum(logps) / max(1, len(logps)),
         **update,
+        "lr_scale": state.lr_scale,
         # The learner takes a screened sample, which was judged very well, for one whose judgement failed.
         "judge_failures": seen["judge_failures"],
         # The judge's own scale, whatever the learner was paid: guards and readers compare it with the gold judge's.

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from triloop.errors import ConfigError, GuardStop, RunFolderError, TriloopError, VerifierError
 from triloop.loops.build import Parts, describe_machine, judging, load_policy, make_env, parts, set_threads, workshop
 from triloop.loops.commit import commit_checkpoint, commit_evaluation
@@ -34,6 +36,7 @@ __all__ = ["evaluate_policy", "resume", "start"]
 
 _LOOPS: dict[str, Learn] = {"outcome_rl": policy_gradient, "expert_iteration": expert_iteration}
 
+_THREADS = "threads was "
 _FREE = ("rounds", "threads")
 """Settings that may be changed in ``config.yaml`` before a resume: the length of a run is open, and threads are compared as
 they turn out, not as they are asked for."""
@@ -56,19 +59,28 @@ def start(config: RunConfig, out: Path, progress: Progress | None = None) -> dic
 
 
 def resume(
-    folder: Path, progress: Progress | None = None, *, rounds: int | None = None, allow_changed: bool = False
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    rounds: int | None = None,
+    threads: int | None = None,
+    allow_changed: bool = False,
 ) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint. ``rounds`` asks for another total, which ``config.yaml`` then says.
+    """Go on with a run from its last checkpoint. ``rounds`` asks for another total, ``threads`` for another number of
+    processor threads; ``config.yaml`` then says so.
 
     A finished run is left as it is and gives its summary again; one that a guard stopped raises GuardStop again, unless its
     ``guards`` were changed. Refuses when threads, versions, processor or policy differ from those at the start (the result
-    would not be bit-exact), unless ``allow_changed``.
+    would not be bit-exact), unless ``allow_changed``, or ``threads`` where they alone differ. Then a warning and the log
+    say from which round on.
     """
     progress = progress or Silent()
     with interruptible() as asked, Run.open(folder, write=True) as run:
-        config: RunConfig = from_mapping(RunConfig, run.config if rounds is None else {**run.config, "rounds": rounds})
+        wanted = {k: v for k, v in (("rounds", rounds), ("threads", threads)) if v is not None}
+        config: RunConfig = from_mapping(RunConfig, {**run.config, **wanted})
         machine = describe_machine(set_threads(config.threads, config.policy), pick_precision(config.precision))
-        _compare(run, [*_differences(run, machine), *_edits(run)], allow_changed)
+        changed = [*_differences(run, machine), *_edits(run)]
+        _refuse(run, [c for c in changed if threads is None or not c.startswith(_THREADS)], allow_changed)
         saved = run.latest_checkpoint()
         state = LoopState() if saved is None else load_state(saved.path)
         if state.round > config.rounds:
@@ -77,17 +89,18 @@ def resume(
             )
         if state.stopped and any(e.startswith("guards was ") for e in _edits(run)):
             state = dataclasses.replace(state, stopped="", alarms=())
-        if rounds is not None and rounds != run.config["rounds"]:
-            run.config["rounds"] = rounds
+        if any(run.config[name] != value for name, value in wanted.items()):
+            run.config.update(wanted)
             write_config(run.path, run.config)
         if saved is not None and _ended(run, config, state):
             return _again(run, state)
         with parts(config) as made:
-            _compare(run, _differences(run, {"policy_sha256": made.machine["policy_sha256"]}), allow_changed)
+            other = _differences(run, {"policy_sha256": made.machine["policy_sha256"]})
+            _refuse(run, other, allow_changed)
             if saved is not None:
                 made.policy.load_state(saved.path)
             proofs = _proved(made, progress) if saved is None else None
-            run.append([event_row(state.round, "resumed")])
+            run.append([event_row(state.round, "resumed", _inexact(state, [*changed, *other]))])
             return _complete(workshop(made, run, progress, asked), state, resumed=state.round, proofs=proofs)
 
 
@@ -101,17 +114,24 @@ def _edits(run: Run) -> list[str]:
     return [e for e in run.config_edits() if not e.startswith(tuple(f"{name} was " for name in _FREE))]
 
 
-def _compare(run: Run, changed: Sequence[str], allow_changed: bool) -> None:
-    """Refuse or, where that is allowed, warn."""
+def _refuse(run: Run, changed: Sequence[str], allow_changed: bool) -> None:
     if changed and not allow_changed:
-        threads = [c for c in changed if c.startswith("threads was ")]
-        hint = f" (such as with `threads: {run.environment['threads']}` in config.yaml)" if threads else ""
+        threads = any(c.startswith(_THREADS) for c in changed)
+        hint = f" (such as with --threads {run.environment['threads']})" if threads else ""
         raise RunFolderError(
             f"{run.path} was started under other conditions: {'; '.join(changed)}. Resume as it was started{hint}, or add "
             "--allow-changed to go on without the promise of a bit-exact result"
         )
-    for difference in changed:
-        warnings.warn(f"resuming although {difference}", stacklevel=3)
+
+
+def _inexact(state: LoopState, changed: Sequence[str]) -> dict[str, str]:
+    """What the log, and a warning, say of a run that goes on under other conditions; nothing where there are none."""
+    if not changed:
+        return {}
+    told = "; ".join(changed)
+    end = f"from round {state.round + 1} on this run is not bit-identical to one that was never interrupted"
+    warnings.warn(f"resuming although {told}: {end}", stacklevel=3)
+    return {"inexact": end, "changed": told}
 
 
 def _ended(run: Run, config: RunConfig, state: LoopState) -> bool:
@@ -136,7 +156,7 @@ def _complete(
     c, run = shop.config, shop.run
     facts = {
         "parameters": shop.policy.parameters,
-        "threads": run.environment["threads"],
+        "threads": torch.get_num_threads(),
         "precision": run.environment["precision"],
         "resumed_from": resumed,
     }

@@ -47,6 +47,8 @@ class LoopState:
     """How often a guard has put the weights back."""
     alarms: Sequence[Mapping[str, Any]] = ()
     """Alarms of the last ``guards.window`` rounds, as plain values: two witnesses need not speak in the same round."""
+    lr_scale: float = 1.0
+    """What the schedule's learning rate is multiplied by: below 1 while a guard asks for a tighter leash."""
     stopped: str = ""
     """Why a guard stopped the run; empty while it runs. A stopped run that is resumed is still stopped."""
 

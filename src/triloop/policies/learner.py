@@ -31,8 +31,8 @@ class LearnerSettings:
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: torch.dtype = torch.float32
     """Of the products, in sampling and in learning."""
-    micro_tokens: int = 16384
-    """Most tokens of one forward and backward pass: it bounds the memory and changes no result."""
+    micro_tokens: int = 0
+    """Most tokens of one forward and backward pass: it bounds the memory and changes no result. 0: by the policy's size."""
     temperature: float = 1.0
     """The one that completions are sampled at, so that the learner differentiates what was sampled."""
     entropy: bool = True
@@ -41,8 +41,8 @@ class LearnerSettings:
     """Most memory of the rollout's key-value cache; fewer rows are in flight when ``sampling.slots`` would not fit."""
 
     def __post_init__(self) -> None:
-        if self.micro_tokens < 1:
-            raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 1")
+        if self.micro_tokens < 0:
+            raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 1, or 0 for a number by size")
 
 
 class Network(Protocol):
@@ -50,6 +50,11 @@ class Network(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def floats_per_token(self) -> int:
+        """About how many numbers a forward pass keeps of each token for the gradient."""
+        ...
 
     @property
     def value_head(self) -> nn.Module | None:
@@ -85,6 +90,7 @@ class Learner:
 
     def __init__(self, network: Network, settings: LearnerSettings) -> None:
         self.network, self.settings = network, settings
+        self.micro_tokens = settings.micro_tokens or _micro_tokens(network, settings.precision)
         self.version = 0
         self._optimiser: torch.optim.AdamW | None = None
 
@@ -120,7 +126,7 @@ class Learner:
     def logprobs(self, items: Sequence[Row], *, temperature: float = 1.0) -> list[NDArray[np.float32]]:
         """Log p (nats) of every completion token; long lists are scored in pieces of ``micro_tokens``."""
         out = [np.zeros(0, np.float32) for _ in items]
-        for piece in _pieces(items, self.settings.micro_tokens):
+        for piece in _pieces(items, self.micro_tokens):
             logps, _, _ = self._statistics([items[i] for i in piece], temperature, entropy=False)
             _spread(out, items, piece, logps)
         return out
@@ -132,7 +138,7 @@ class Learner:
         if head is None:
             raise ConfigError("this policy has no value head; add one with add_value_head, as runs of PPO do")
         out = [np.zeros(0, np.float32) for _ in items]
-        for piece in _pieces(items, self.settings.micro_tokens):
+        for piece in _pieces(items, self.micro_tokens):
             hidden, _ = self._states([items[i] for i in piece])
             _spread(out, items, piece, head(hidden.float())[:, 0])
         return out
@@ -162,7 +168,7 @@ class Learner:
     def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
         """Accumulate the gradient over micro-batches: the same as one big batch, in bounded memory."""
         sums: dict[str, Tensor] = {}
-        for micro in micro_batches(batch, self.settings.micro_tokens):
+        for micro in micro_batches(batch, self.micro_tokens):
             value, part = loss(self.outputs(micro), micro, batch.denominators)
             if not torch.isfinite(value):
                 raise WorkError(
@@ -217,6 +223,11 @@ class Learner:
         self.forget()
         self._adamw().load_state_dict(state["optimiser"])
         self.version = int(state["version"])
+
+
+def _micro_tokens(network: Network, precision: torch.dtype) -> int:
+    """As many as keep about 100 MB, and enough for matrix products to run at full speed."""
+    return min(16384, max(2048, 100_000_000 // (network.floats_per_token * precision.itemsize)))
 
 
 def _pieces(items: Sequence[Row], limit: int) -> list[list[int]]:

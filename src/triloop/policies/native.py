@@ -43,6 +43,12 @@ class NativeNetwork:
         return self.decoder.config.vocab_size
 
     @property
+    def floats_per_token(self) -> int:
+        c = self.decoder.config
+        qkv = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
+        return c.num_layers * (4 * c.hidden_size + qkv + c.num_heads * c.head_dim + 3 * c.intermediate_size)
+
+    @property
     def value_head(self) -> nn.Module | None:
         return self.decoder.value_head
 

@@ -115,6 +115,13 @@ class TransformersNetwork:
     def vocab_size(self) -> int:
         return self.model.vocab_size
 
+    @property
+    def floats_per_token(self) -> int:
+        # What transformers' layers keep, whatever they are: about 20 numbers for each column of their square matrices.
+        matrices = sum(p.numel() for p in self.model.module.parameters() if p.ndim >= 2)
+        width = max(1, min(p.shape[-1] for p in self.model.module.parameters() if p.ndim >= 2))
+        return max(1, 2 * matrices // width)
+
     def parameters(self) -> Iterable[nn.Parameter]:
         yield from self.model.module.parameters()
         if self.value_head is not None:

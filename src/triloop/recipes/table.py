@@ -83,7 +83,7 @@ def countdown() -> RunConfig:
         algorithm=AlgorithmConfig(name="dapo"),
         optim=OptimConfig(lr=3e-4, warmup_steps=5, schedule="linear", lr_floor=0.1),
         sampling=Sampling(max_tokens=96, slots=256),
-        rounds=100,
+        rounds=160,
         prompts_per_round=32,
         group_size=8,
         max_draws=1,

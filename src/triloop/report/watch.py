@@ -28,6 +28,7 @@ def guards(view: RunView) -> str:
     names = sorted({v.guard for v in in_run}, key=lambda name: (_worst(in_run, name), name))
     last = max([v.round for v in in_run] + [view.last_round or 1])
     rows = "".join(_strip(name, [v for v in in_run if v.guard == name], last) for name in names)
+    rows += _tightened(view, last)
     legend = "".join(f'<span class="{_KIND[v]}">{_SIGN[v]} {_WORD[v]}</span>' for v in (1, 0, _NOTED, -1))
     axis = f'<div class="axis"><span>round 1</span><span>round {last}</span></div>' if names else ""
     strips = f'<div class="legend">{legend}</div><div class="strips">{rows}{axis}</div>' if names else ""
@@ -62,6 +63,27 @@ def _strip(name: str, verdicts: Sequence[Verdict], last: int) -> str:
     spoken = f"{name}: {f'{alarms} alarms' if alarms else 'no alarm'} in {len(ordered)} checks"
     return (
         f'<div class="strip"><span class="guard">{esc(name)}</span>'
+        f'<svg role="img" aria-label="{esc(spoken)}" height="24" width="100%">{"".join(blocks)}</svg></div>'
+    )
+
+
+def _tightened(view: RunView, last: int) -> str:
+    """Where a guard's ``tighten`` made the steps smaller; nothing when that never happened."""
+    scaled = [(int(round), scale) for round, scale in view.series("lr_scale") if scale < 1]
+    if not scaled:
+        return ""
+    blocks = []
+    for _, group in groupby(enumerate(scaled), key=lambda item: (item[1][0] - item[0], item[1][1])):
+        stretch = [entry for _, entry in group]
+        (first, scale), (end, _) = stretch[0], stretch[-1]
+        told = f"learning rate × {scale:g}, round {first}{f' to {end}' if end > first else ''}"
+        blocks.append(
+            f'<rect class="noted" x="{100 * (first - 1) / last:.3f}%" width="{100 * (end - first + 1) / last:.3f}%" '
+            f'y="4" height="16"><title>{esc(told)}</title></rect>'
+        )
+    spoken = f"learning rate: smaller in {len(scaled)} rounds, × {min(s for _, s in scaled):g} at the least"
+    return (
+        f'<div class="strip"><span class="guard">learning rate</span>'
         f'<svg role="img" aria-label="{esc(spoken)}" height="24" width="100%">{"".join(blocks)}</svg></div>'
     )
 
