@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ def test_readme_commands_are_targets() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert commands
     assert [c for c in commands if c.removeprefix("make ") not in targets] == []
+
+
+def test_the_extra_asks_for_the_transformers_that_the_code_needs() -> None:
+    """``from_pretrained(dtype=...)`` came with transformers 4.56."""
+    code = (ROOT / "src/triloop/policies/transformers_model.py").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (asked,) = [e.removeprefix("transformers>=") for e in extras["hf"] if e.startswith("transformers>=")]
+    assert "dtype=torch" in code and tuple(map(int, asked.split("."))) >= (4, 56)

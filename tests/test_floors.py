@@ -12,7 +12,7 @@ from reading import Module, imports, modules
 FLOORS: dict[int, tuple[str, ...]] = {
     8: ("", "__main__"),  # the package's own face: loads anything, on demand
     7: ("cli",),  # `triloop report` writes the page
-    6: ("web", "report"),
+    6: ("web", "report", "bench"),
     5: ("recipes", "atlas"),
     4: ("loops", "refine", "scale"),
     3: ("sources", "guards", "memory", "online"),

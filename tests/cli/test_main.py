@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -230,8 +231,10 @@ def test_a_configuration_file_and_a_function(loop: list[RunConfig], tmp_path: Pa
 
 def test_resume_passes_on_its_flags(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
     make(run_dir, done=3)
-    assert main(["resume", str(run_dir), "--rounds", "20", "--allow-changed", "--json"]) == 0
-    assert _one_json(capsys) == {"resumed": str(run_dir), "rounds": 20, "allow_changed": True}
+    assert main(["resume", str(run_dir), "--rounds", "20", "--threads", "2", "--allow-changed", "--json"]) == 0
+    assert _one_json(capsys) == {"resumed": str(run_dir), "rounds": 20, "threads": 2, "allow_changed": True}
+    assert main(["resume", str(run_dir), "--threads", "0"]) == 2
+    assert "--threads is 0; expected at least 1" in capsys.readouterr().err
 
 
 def test_report_and_export(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -317,6 +320,54 @@ def test_a_verifier_that_cannot_be_loaded_is_code_2(tmp_path: Path, capsys: Capt
     words = ["score", str(tmp_path / "rows.jsonl"), "--env", "gsm8k", "--verifier", f"{tmp_path}/no.py:check"]
     assert main(words) == 2
     assert "no.py" in capsys.readouterr().err
+
+
+NASTY = "[red]x[/nope] <script>alert(1)</script> \\x1b[31m\\x1b]0;owned\\x07 \\u202e \\ud800"
+"""As it stands in a verifier's source: markup, a terminal's commands, a direction mark, half a character."""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_a_verifier_says_does_not_steer_the_terminal(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """And a file of which every judgement failed says why, with exit code 1; the rows are in the JSON all the same."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "q", "completion": "c", "answer": "1"}\n')
+    (tmp_path / "my.py").write_text(f"def check(prompt, completion):\n    raise ValueError('{NASTY}')\n")
+    monkeypatch.setattr("triloop.cli.screen.coloured", lambda stream: terminal)
+    words = ["score", str(tmp_path / "rows.jsonl"), "--env", "jsonl", "--verifier", f"{tmp_path / 'my.py'}:check"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert "all 1 judgements of verifier:my.py:check failed; the first: ValueError: [red]x[/nope] <script>" in err
+    for said in (out, err):
+        bare = re.sub(r"\x1b\[[0-9;]*m", "", said) if terminal else said  # rich's own colours
+        assert not {"\x1b", "\x07", "\u202e", "\ud800"} & set(bare) and "\x1b[31m\x1b" not in said
+    assert main([*words, "--json"]) == 1
+    told = _one_json(capsys)
+    assert told["rows"][0]["value"] is None and told["mean"] is None and told["exit_code"] == 1
+    assert "\ud800" in told["rows"][0]["reason"] and "\x1b" in told["rows"][0]["reason"]
+
+
+@pytest.mark.parametrize("methods", [["grpo"], ["grpo", "grpo"], ["grpo", "dapo", "grpo"]])
+def test_compare_needs_two_methods(methods: list[str], tmp_path: Path, capsys: Capture) -> None:
+    words = ["compare", *methods, "--env", "sort", "--budget", "2k", "--out", str(tmp_path / "c")]
+    assert main(words) == 2
+    assert "at least two methods, each named once" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_endless_evaluation_is_refused(capsys: Capture) -> None:
+    assert main(["eval", "base:arithmetic", "--env", "arithmetic", "--n", "999999999999999999999"]) == 2
+    assert "expected 1 to 1,000,000 problems" in capsys.readouterr().err
+
+
+def test_an_emptied_log_is_called_empty(run_dir: Path, capsys: Capture) -> None:
+    make(run_dir)
+    for file in run_dir.glob("run.db*"):
+        file.unlink()
+    (run_dir / "run.db").touch()
+    for words in (["report"], ["resume"], ["eval", "--n", "4"], ["export"]):
+        assert main([words[0], str(run_dir), *words[1:]]) == 2
+        assert "run.db is empty: nothing of a run is in it; restore it" in capsys.readouterr().err
 
 
 def test_help_names_every_command_and_every_setting(capsys: Capture) -> None:

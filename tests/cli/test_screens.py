@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from report.fake_run import ENVIRONMENT, make
-from triloop.cli.figures import Alarms, clock, size
+from triloop.cli.figures import Alarms, clock, figures, size
 from triloop.cli.live import Live, braille, sparkline
 from triloop.cli.plain import Plain
 from triloop.loops.config import RunConfig
@@ -62,6 +62,17 @@ def test_live_screen(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert word in shown, word
 
 
+def test_a_reason_does_not_steer_the_terminal(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    live = Live(stream)
+    alarm = Verdict(guard="canary", round=1, value=-1, reason="\x1b]0;owned\x07 [red]x[/nope]", action="stop")
+    live.started(RunConfig(), run_dir, FACTS)
+    live.round({"round": 1.0, "reward": 0.0}, [alarm])
+    live.close()
+    assert "[red]x[/nope]" in stream.getvalue()
+    assert "\x1b]0;" not in stream.getvalue() and "\x07" not in stream.getvalue()
+
+
 def test_alarms_that_go_on_are_told_once_and_a_stop_always() -> None:
     alarms = Alarms()
 
@@ -86,6 +97,11 @@ def test_braille_curve() -> None:
     assert [len(line) for line in half] == [4, 4]
     assert sum(_dots(half)) == 4, "half of eight columns"
     assert sum(_dots(braille([], 3, 2))) == 0
+
+
+def test_smaller_steps_are_said_and_whole_ones_are_not() -> None:
+    assert ("learning rate", "× 0.25") in figures({"reward": 0.5, "lr_scale": 0.25})
+    assert [name for name, _ in figures({"reward": 0.5, "lr_scale": 1.0})] == ["reward"]
 
 
 def test_small_figures() -> None:

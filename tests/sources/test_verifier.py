@@ -392,3 +392,12 @@ def test_a_batch_is_cheap(verifier):
     assert time.monotonic() - start < 1.0  # about 0.04 s on an idle machine
     assert sum(f.value for f in out) == 256
     assert not math.isnan(out[0].confidence)
+
+
+def test_a_huge_answer_is_told_in_short_and_at_once(verifier):
+    """Its ``repr`` is not made whole: that took a third of a second and three times its size a judgement."""
+    v = verifier("TEXT = 'x' * 200_000_000\ndef check(prompt, completion): return [TEXT, TEXT]", timeout=60.0)
+    began = time.monotonic()
+    out = judged(v, "a", "b", "c", "d")
+    assert time.monotonic() - began < 1.0
+    assert all(f.failure.startswith("returned list (['xxx") and len(f.failure) < 300 for f in out)

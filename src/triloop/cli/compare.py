@@ -72,6 +72,11 @@ def compare(args: argparse.Namespace, screen: Screen) -> int:
         for m in dict.fromkeys(args.methods)
         for s in dict.fromkeys(args.seeds)
     }
+    if len(set(args.methods)) < len(args.methods) or len(args.methods) < 2:
+        raise UsageError(
+            f"got {' '.join(args.methods)}; a comparison needs at least two methods, each named once: the first is what "
+            "the others are compared with. A method alone is `triloop run`"
+        )
     env = next(iter(configs.values())).env.name
     out = args.out if args.out is not None else fresh_folder(f"compare-{env}")
     screen.folder = out

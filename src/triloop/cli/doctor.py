@@ -89,6 +89,8 @@ def _torch(problems: list[str]) -> dict[str, Any]:
     except ImportError as error:
         problems.append(f"torch cannot be loaded ({error}); pip install torch")
         return {"torch": None}
+    from triloop.kernels import native
+
     capability = torch.backends.cpu.get_cpu_capability()
     flags = _cpu_flags()
     return {
@@ -99,6 +101,7 @@ def _torch(problems: list[str]) -> dict[str, Any]:
         "amx": "amx_tile" in flags,
         "bf16": "amx_bf16" in flags or "avx512_bf16" in flags,
         "cuda": torch.cuda.is_available(),
+        "kernels": native.describe(),
     }
 
 

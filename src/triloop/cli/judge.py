@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triloop.cli.screen import Screen, json_flag
-from triloop.errors import RunFolderError, UsageError
+from triloop.errors import JudgeError, RunFolderError, UsageError
 
 if TYPE_CHECKING:
     from triloop.envs.scoring import Agreement
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "evaluate", "score"]
 
+_MOST = 1_000_000
+"""Problems of one evaluation; a world would go on making them."""
 _LISTED = 40
 """Disagreements that are printed; ``--json`` has all."""
 
@@ -46,8 +48,8 @@ def add(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace, screen: Screen) -> int:
     """Held-out score of a model directory, or of a run's last checkpoint."""
-    if args.n < 1:
-        raise UsageError(f"--n is {args.n}; expected at least 1")
+    if not 1 <= args.n <= _MOST:
+        raise UsageError(f"--n is {args.n}; expected 1 to {_MOST:,} problems")
     base, original = _base(args)
     from triloop.loops.run import evaluate_policy
 
@@ -88,8 +90,18 @@ def score(args: argparse.Namespace, screen: Screen) -> int:
             "disagreements": list(agreed.disagreements),
         }
     _show(judged, mean, agreed, screen)
+    if mean is None:
+        return screen.fail(JudgeError(_all_failed(judged)), **answer)
     screen.answer(answer)
     return 0
+
+
+def _all_failed(judged: Sequence[Feedback]) -> str:
+    first = judged[0]
+    return (
+        f"all {len(judged):,} judgements of {first.source or 'the judge'} failed; the first: {first.failure}. Mend it, or "
+        "check that the rows are what it expects"
+    )
 
 
 def _base(args: argparse.Namespace) -> tuple[RunConfig, str]:
@@ -129,7 +141,8 @@ def _show(judged: Sequence[Feedback], mean: float | None, agreed: Agreement, scr
         [value, f"{n:,}", f"{100 * n / len(judged):.1f} %"] for value, n in sorted(counts.items(), reverse=True)[:20]
     ]
     screen.table("", ["judgement", "completions", "share"], rows)
-    screen.say(f"mean {mean:+.4f} over {len(judged):,} completions" if mean is not None else "every judgement failed")
+    if mean is not None:
+        screen.say(f"mean {mean:+.4f} over {len(judged):,} completions")
     if agreed.labelled:
         screen.say(f"agrees with {agreed.agreed:,} of {agreed.labelled:,} labels ({100 * agreed.rate:.2f} %)")
         for line in agreed.disagreements[:_LISTED]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triloop.cli.figures import Alarms, clock, describe, figures, seen_samples
+from triloop.cli.screen import visible
 from triloop.loops.config import RunConfig
 from triloop.records import Verdict
 
@@ -197,7 +198,7 @@ def _light(verdict: Verdict) -> tuple[str, str]:
 
 
 def _alarm(folder: Path, verdict: Verdict) -> RenderableType:
-    parts: list[RenderableType] = [Text(verdict.reason)]
+    parts: list[RenderableType] = [Text(visible(verdict.reason))]
     parts += [
         Text.assemble("\n", (sample.prompt, "dim"), "\n", sample.text, ("  reward ", "dim"), sample.reward)
         for sample in seen_samples(folder, verdict.samples[:2])

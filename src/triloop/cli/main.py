@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from triloop import __version__
 from triloop.cli import atlas, bench, compare, doctor, judge, report, run, serve
-from triloop.cli.screen import Screen
+from triloop.cli.screen import Screen, visible
 from triloop.errors import TriloopError, UsageError
 
 __all__ = ["entry", "main"]
@@ -116,4 +116,4 @@ def _refuse(unknown: Sequence[str], command: str, commands: dict[str, argparse.A
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {visible(str(message))}", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from triloop.errors import TriloopError
 
-__all__ = ["Screen", "coloured", "json_flag", "jsonable"]
+__all__ = ["Screen", "coloured", "json_flag", "jsonable", "visible"]
 
 
 @dataclass
@@ -43,17 +43,19 @@ class Screen:
     def say(self, text: str = "") -> None:
         """A line for people."""
         if not self.json:
-            print(text, file=self.out, flush=True)
+            print(visible(text), file=self.out, flush=True)
 
     def note(self, text: str) -> None:
         """A remark on standard error, with ``--json`` too."""
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
     def answer(self, value: Mapping[str, Any]) -> None:
         """The command's one JSON object."""
         if self.json and not self.answered:
             self.answered = True
-            print(json.dumps(jsonable(value), ensure_ascii=False), file=self.out, flush=True)
+            text = json.dumps(jsonable(value), ensure_ascii=False)
+            # half a character, which no file can hold, is written as JSON writes it
+            print(text.encode("utf-8", "backslashreplace").decode(), file=self.out, flush=True)
 
     def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for people; plain columns where the output is no terminal."""
@@ -69,7 +71,7 @@ class Screen:
             for name in head:
                 shown.add_column(name)
             for row in rows:
-                shown.add_row(*map(Text, row))
+                shown.add_row(*(Text(visible(cell)) for cell in row))
             Console(file=self.out).print(shown)
             return
         widths = [max([len(h), *(len(r[i]) for r in rows)]) for i, h in enumerate(head)]
@@ -94,6 +96,7 @@ class Screen:
         return 1
 
     def _red(self, word: str, text: str) -> None:
+        text = visible(text)
         if coloured(sys.stderr):
             from rich.console import Console
             from rich.text import Text
@@ -117,6 +120,11 @@ class Screen:
 def json_flag(parser: argparse.ArgumentParser) -> None:
     """The flag that every command has."""
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else, on standard output")
+
+
+def visible(text: str) -> str:
+    """What a model, a file or a verifier wrote must not steer the terminal: signs that only do so are shown as \ufffd."""
+    return "".join(c if c.isprintable() or c in "\n\t\u00a0" else "\ufffd" for c in text)
 
 
 def coloured(stream: TextIO) -> bool:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "describe", "function", "pointer", "suffix"]
+__all__ = ["available", "describe", "function", "identity", "pointer", "suffix"]
 
-ABI = 1
+ABI = 2
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
 
 REBUILD = "build them with: python -m pip install -e . (needs a C++17 compiler such as g++)"
@@ -36,6 +36,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(found[-1]))  # after torch, whose OpenMP threads it uses
         abi = library.triloop_abi()
         library.triloop_level.restype = ctypes.c_char_p
+        library.triloop_compiler.restype = ctypes.c_char_p
         library.triloop_kernel.restype = ctypes.c_void_p
     except (OSError, AttributeError) as problem:
         return None, f"{found[-1].name} cannot be loaded ({problem}); {REBUILD}"
@@ -53,6 +54,12 @@ def available() -> bool:
 def describe() -> str:
     """The instruction set in use, or why there is none: for ``triloop doctor`` and a run's description of its machine."""
     return _library()[1]
+
+
+def identity() -> str:
+    """What results depend on to the last bit: the instruction set and the compiler, or ``none``."""
+    library = _library()[0]
+    return "none" if library is None else f"{library.triloop_level().decode()}, {library.triloop_compiler().decode()}"
 
 
 def suffix(dtype: torch.dtype) -> str:

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import os
+import reprlib
 import signal
 import sys
 import traceback
@@ -163,7 +164,14 @@ def _described(result: Any) -> dict[str, Any]:
         return {"value": 1.0 if result else -1.0}
     if isinstance(result, Real):
         return {"value": float(result)}
-    return {"wrong_type": type(result).__name__, "shown": repr(result)[:_SHOWN]}
+    return {"wrong_type": type(result).__name__, "shown": _brief(result)}
+
+
+def _brief(result: Any) -> str:
+    """Its ``repr``, cut on the way: a huge text is not copied whole to show its beginning."""
+    cut = reprlib.Repr()
+    cut.maxstring = _SHOWN
+    return cut.repr(result)[:_SHOWN]
 
 
 def _told(error: BaseException, file: str) -> str:
