@@ -10,6 +10,8 @@ from setuptools.errors import CompileError, LinkError, PlatformError
 
 FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 
+PARTS = ("parallel.h", "level.inc", "lanes.inc", "decode.inc", "tree.inc", "train.inc", "attend.inc")
+
 
 class Optional(build_ext):
     """No compiler, no kernels: the package installs all the same."""
@@ -30,7 +32,7 @@ setup(
         Extension(
             "triloop.kernels._native",
             ["src/triloop/kernels/csrc/kernels.cpp"],
-            depends=[f"src/triloop/kernels/csrc/{f}" for f in ("parallel.h", "level.inc", "lanes.inc", "decode.inc")],
+            depends=[f"src/triloop/kernels/csrc/{f}" for f in PARTS],
             extra_compile_args=FLAGS,
             language="c++",
             optional=True,

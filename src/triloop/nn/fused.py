@@ -1,7 +1,7 @@
-"""Element-wise parts of a layer with gradients written by hand: fewer passes over memory, fewer tensors kept.
+"""Parts of a layer with gradients written by hand: fewer passes over memory, fewer tensors kept.
 
-Each gives the value of the plain expression in its docstring. Only where a gradient is wanted: without one, the
-plain expressions cost less.
+Each gives the value of the plain expression in its docstring: by a compiled kernel where there is one for the tensor at
+hand (``kernels.train.usable``), else by torch's operations.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from triloop.kernels import train
 from triloop.nn.rope import rotate
 
-__all__ = ["rms_norm", "rotated", "swiglu"]
+__all__ = ["add_norm", "rms_norm", "rotated", "swiglu"]
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -74,6 +75,8 @@ def _plain(x: Tensor) -> bool:
 
 def swiglu(gate_up: Float[Tensor, "n twice_width"]) -> Float[Tensor, "n width"]:
     """silu(gate) * up of [gate | up] (Shazeer, arXiv:2002.05202)."""
+    if train.usable(gate_up):
+        return train.SwiGLU.apply(gate_up)
     if not _plain(gate_up):
         return _SwiGLU.apply(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -94,3 +97,22 @@ def rotated(
 ) -> Float[Tensor, "n heads dim"]:
     """``rope.rotate``, whose angles get no gradient."""
     return rotate(x, cos, sin) if _plain(x) else _Rotated.apply(x, cos, sin)
+
+
+def add_norm(
+    x: Float[Tensor, "n width"],
+    delta: Float[Tensor, "n width"] | None,
+    weight: Float[Tensor, " width"],
+    eps: float,
+    *,
+    exact: bool = False,
+) -> tuple[Float[Tensor, "n width"], Float[Tensor, "n width"]]:
+    """``(sum, rms_norm(sum))`` of x + delta. The norm is for a product, and may come in its type unless ``exact``."""
+    if train.usable(x) and x.dtype == weight.dtype == torch.float32:
+        kind = train.product_type(x)
+        delta = None if delta is None else delta.to(kind)
+        return train.AddNorm.apply(x, delta, weight, eps, torch.float32 if exact else kind)
+    x = x if delta is None else x + delta
+    if x.dtype == torch.float32:
+        return x, rms_norm(x, weight, eps)
+    return x, weight.to(x.dtype) * F.rms_norm(x.float(), (x.shape[-1],), None, eps).to(x.dtype)

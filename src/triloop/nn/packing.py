@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from triloop.kernels import native, train
 
 __all__ = ["Packing", "gathered", "packing", "prefix_tree", "spread"]
 
@@ -48,6 +53,13 @@ class Packing:
         """Whether packed tokens and slots are the same thing: nothing is shared, nothing padded."""
         return self.order is None and len(self.slots) == self.size
 
+    @cached_property
+    def walk(self) -> Tensor:
+        """How the compiled attention goes through the pack."""
+        tokens = len(self.positions)
+        order = torch.arange(tokens) if self.order is None else self.order
+        return train.plan_walk(order, self.lengths, tokens)
+
 
 def packing(lengths: list[int], device: torch.device | str = "cpu") -> Packing:
     """Layout of sequences of these lengths (tokens, each at least 1) laid end to end, with nothing shared."""
@@ -65,6 +77,12 @@ def prefix_tree(
     sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"
 ) -> tuple[Int[Tensor, " tokens"], Packing]:
     """The tokens of these sequences (each at least 1 long), those with the same history once, and their layout."""
+    lengths = tuple(map(len, sequences))
+    if native.available():
+        flat = np.fromiter(chain.from_iterable(sequences), np.int64, sum(lengths))
+        made = train.prefix_tree(torch.from_numpy(flat), torch.tensor(lengths))
+        pack, *where = (x.to(device) for x in made)
+        return pack, Packing(lengths, *where)
     longest = max(map(len, sequences))
     nodes: dict[tuple[int, int], int] = {}
     ids: list[int] = []
@@ -84,7 +102,6 @@ def prefix_tree(
             order.append(node)
         source += order[len(order) - len(sequence) :]
         source += [0] * (longest - len(sequence))
-    lengths = tuple(map(len, sequences))
     pack, *where = (torch.tensor(x, device=device) for x in (ids, positions, slots, source, order))
     return pack, Packing(lengths, *where)
 

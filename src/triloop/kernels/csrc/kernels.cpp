@@ -72,9 +72,11 @@ static const Level active = pick();
 #define VISIBLE extern "C" __attribute__((visibility("default")))
 
 // Changes with the arguments of any kernel.
-VISIBLE int triloop_abi() { return 1; }
+VISIBLE int triloop_abi() { return 2; }
 
 VISIBLE const char* triloop_level() { return triloop::active.name; }
+
+VISIBLE const char* triloop_compiler() { return __VERSION__; }
 
 VISIBLE int triloop_threaded() { return GOMP_parallel != nullptr; }
 
