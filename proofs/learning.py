@@ -5,7 +5,7 @@
 Each recipe runs as ``triloop run RECIPE --seed S`` does. Before and after are judged on the same held-out problems, so
 the gain's interval is a paired bootstrap over problems; the rule is that its lower end exceeds 0 for every seed.
 ``story-rules`` and ``story-hack`` need ``--policy``; the latter is to be stopped by a guard. Writes docs/proof/learning.md
-and learning.json.
+and learning.json, where the results of other recipes stay as they were.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def page(facts: dict[str, Any]) -> str:
     lines = [
         "# Learning, seed by seed",
         "",
-        f"Made by `python proofs/learning.py` on {facts['date']}, {facts['machine']}. Gain: paired bootstrap, 95 %.",
+        f"Made by `python proofs/learning.py` (stories: with `--policy`) on {facts['date']}, {facts['machine']}. "
+        "Gain: paired bootstrap, 95 %.",
         "",
         "| recipe | seed | before | after | gain | n | rounds | s | perplexity under the original | stopped |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -95,19 +96,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "proof")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "learning.json"
+    before = json.loads(file.read_text())["runs"] if file.exists() else []
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}, threads {args.threads or 'all'}",
-        "runs": [],
+        "machine": f"{platform.machine()}, {platform.system()}, threads {args.threads or 'by the size of the policy'}",
+        "runs": [r for r in before if r["recipe"] not in args.recipes],
     }
     for recipe in args.recipes:
         for seed in args.seeds:
             facts["runs"].append(once(recipe, seed, args.policy, args.threads))
             print(json.dumps(facts["runs"][-1]), flush=True)
-            (args.out / "learning.json").write_text(json.dumps(facts, indent=1) + "\n")
+            file.write_text(json.dumps(facts, indent=1) + "\n")
             (args.out / "learning.md").write_text(page(facts))
-    healthy = [r for r in facts["runs"] if r["recipe"] != "story-hack"]
-    hacks = [r for r in facts["runs"] if r["recipe"] == "story-hack"]
+    new = [r for r in facts["runs"] if r["recipe"] in args.recipes]
+    healthy = [r for r in new if r["recipe"] != "story-hack"]
+    hacks = [r for r in new if r["recipe"] == "story-hack"]
     return int(any(r["gain"][1] <= 0 for r in healthy) or any(not r["stopped"] for r in hacks))
 
 
