@@ -114,6 +114,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert policy.weights_sha256() == before and policy.version == 1
 
 
+@pytest.mark.parametrize("token", [-1, 10_000])
+def test_tokens_of_another_tokenizer_are_refused(token: int) -> None:
+    with pytest.raises(ConfigError, match=f"token {token}.*another tokenizer"):
+        native().logprobs([((5, 6), (7, token))])
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="micro_tokens is -1"):
         native(micro_tokens=-1)

@@ -105,7 +105,13 @@ class Learner:
         hidden = self.network.hidden(sequences)
         ends = np.cumsum([len(s) for s in sequences])
         pick = np.concatenate([np.arange(e - len(t), e) for e, (_, t) in zip(ends, rows, strict=True)])
-        targets = torch.tensor([t for _, tokens in rows for t in tokens], device=hidden.device)
+        flat = [t for _, tokens in rows for t in tokens]
+        if flat and not 0 <= min(flat) <= max(flat) < self.network.vocab_size:
+            raise ConfigError(
+                f"a completion has token {min(flat) if min(flat) < 0 else max(flat)}, but the policy knows tokens 0 to "
+                f"{self.network.vocab_size - 1}; was it encoded with another tokenizer?"
+            )
+        targets = torch.tensor(flat, device=hidden.device)
         return hidden.index_select(0, torch.from_numpy(pick).to(hidden.device)), targets
 
     def _statistics(
