@@ -41,6 +41,7 @@ _TYPES = {"f4": "f", "f8": "d", "u2": "H", "i4": "i", "i8": "q"}
 """Tags of packed numbers, and Python's own letters for these types."""
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring_ascii
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def encode(row: Row) -> Encoded:
             f"row {row.id!r} of kind {row.kind!r} cannot be stored: {error}. "
             "A payload holds strings, numbers, booleans, None, lists and mappings of these"
         ) from error
-    parents = _canonical(row.parents)
+    parents = f"[{','.join(map(_quoted, row.parents))}]"  # what _canonical gives for strings, in a third of the time
     raw = text.encode()
     stored = raw if len(raw) < _COMPRESS_FROM else zlib.compress(raw, 1)
     return Encoded(row, parents, _hash(row.kind, parents, raw), stored)
