@@ -1,11 +1,11 @@
 """Do the recipes learn, seed after seed? Held-out pass@1 before and after, and the gain paired by problem.
 
-    python proofs/learning.py [--recipes demo arithmetic countdown] [--seeds 0 1 2] [--policy DIR] [--threads N]
+    python proofs/learning.py [--recipes demo arithmetic countdown] [--seeds 0 1 2] [--policy DIR] [--precision bf16]
 
 Each recipe runs as ``triloop run RECIPE --seed S`` does. Before and after are judged on the same held-out problems, so
 the gain's interval is a paired bootstrap over problems; the rule is that its lower end exceeds 0 for every seed.
 ``story-rules`` and ``story-hack`` need ``--policy``; the latter is to be stopped by a guard. Writes docs/proof/learning.md
-and learning.json, where the results of other recipes stay as they were.
+and learning.json, where the results of other recipes, and of other precisions of matrix products, stay as they were.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ def passes(run: Run, round: int) -> dict[str, float]:
     return {e.prompt.id: float((e.feedback[0].value or 0) > 0) for e in run.episodes(round, purpose="eval")}
 
 
-def once(recipe: str, seed: int, policy: str | None, threads: int) -> dict[str, Any]:
+def label(recipe: str, precision: str) -> str:
+    """Of a row: the recipe, and the precision unless it is the usual one."""
+    return recipe if precision == "fp32" else f"{recipe} in {precision}"
+
+
+def once(recipe: str, seed: int, policy: str | None, threads: int, precision: str) -> dict[str, Any]:
     """One run, and what came of it."""
-    config = dataclasses.replace(RECIPES[recipe].config(), seed=seed, threads=threads)
+    config = dataclasses.replace(RECIPES[recipe].config(), seed=seed, threads=threads, precision=precision)
     if policy and not config.policy:
         config = dataclasses.replace(config, policy=policy)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +56,7 @@ def once(recipe: str, seed: int, policy: str | None, threads: int) -> dict[str, 
     both = [p for p in before if p in after]
     gain = stats.paired_difference([after[p] for p in both], [before[p] for p in both], seed=0)
     return {
-        "recipe": recipe,
+        "recipe": label(recipe, precision),
         "seed": seed,
         "before": sum(before.values()) / len(before),
         "after": sum(after.values()) / len(after),
@@ -93,25 +98,26 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--policy", help="for recipes that bring none")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "proof")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "learning.json"
+    file, labels = args.out / "learning.json", [label(r, args.precision) for r in args.recipes]
     before = json.loads(file.read_text())["runs"] if file.exists() else []
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {platform.system()}, threads {args.threads or 'by the size of the policy'}",
-        "runs": [r for r in before if r["recipe"] not in args.recipes],
+        "runs": [r for r in before if r["recipe"] not in labels],
     }
     for recipe in args.recipes:
         for seed in args.seeds:
-            facts["runs"].append(once(recipe, seed, args.policy, args.threads))
+            facts["runs"].append(once(recipe, seed, args.policy, args.threads, args.precision))
             print(json.dumps(facts["runs"][-1]), flush=True)
             file.write_text(json.dumps(facts, indent=1) + "\n")
             (args.out / "learning.md").write_text(page(facts))
-    new = [r for r in facts["runs"] if r["recipe"] in args.recipes]
-    healthy = [r for r in new if r["recipe"] != "story-hack"]
-    hacks = [r for r in new if r["recipe"] == "story-hack"]
+    new = [r for r in facts["runs"] if r["recipe"] in labels]
+    healthy = [r for r in new if not r["recipe"].startswith("story-hack")]
+    hacks = [r for r in new if r["recipe"].startswith("story-hack")]
     return int(any(r["gain"][1] <= 0 for r in healthy) or any(not r["stopped"] for r in hacks))
 
 

@@ -86,7 +86,7 @@ class RunConfig:
     several rules, all of which hold too rarely at first to learn from."""
     max_draws: int = 3
     """With dynamic sampling: how many times a round may draw prompts to fill its groups."""
-    reference_rows: int = 64
+    reference_rows: int = 32
     """Completions a round on which drift from the original is measured when the objective does not need it on all."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
