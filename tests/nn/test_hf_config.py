@@ -86,6 +86,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"hidden_size": 0}, "'hidden_size' is 0, expected a positive integer"),
     ({"vocab_size": "many"}, "x/config.json: field 'vocab_size' is 'many'"),
     ({"num_hidden_layers": None}, "'num_hidden_layers' is None"),
+    ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000, expected at most 10,000"),
     ({"rms_norm_eps": "small"}, "a positive number"),
     ({"attention_bias": "yes"}, "true or false"),
     ({"num_key_value_heads": 3}, "not a multiple"),

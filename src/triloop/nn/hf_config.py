@@ -76,6 +76,8 @@ ROPE_NEEDS: Mapping[str, tuple[str, ...]] = {
     "yarn": (),
 }
 _OTHER = "Use --backend transformers (extra 'hf'), which runs any architecture."
+MOST_LAYERS = 10_000
+"""Of a model that exists; a corrupt file must not make us build for hours what its weights cannot fill."""
 
 
 def config_from_hf(raw: Mapping[str, Any], *, where: str = "config.json") -> DecoderConfig:
@@ -83,6 +85,8 @@ def config_from_hf(raw: Mapping[str, Any], *, where: str = "config.json") -> Dec
     name, family = _family(raw, where)
     read = _Reader(raw, where)
     heads, hidden, layers = (read.size(f) for f in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
+    if layers > MOST_LAYERS:
+        raise read.error("num_hidden_layers", layers, f"at most {MOST_LAYERS:,}")
     max_positions = read.size("max_position_embeddings", family.max_positions)
     window, windowed = _window(read, family, layers)
     theta, scaling = _rope(read, family, max_positions)
