@@ -32,6 +32,7 @@ $(READY): pyproject.toml setup.py $(wildcard src/triloop/kernels/csrc/*)
 	@$(PIP) '$(TORCH)'
 	@echo "setup 3/3  triloop and the tools of its tests"
 	@$(PIP) -e '.[dev,hf,math,gym]'
+	@$(PY) -c 'from triloop.kernels import native; print("compiled kernels:", native.describe())'
 	@touch $(READY)
 	@echo "setup done"
 
