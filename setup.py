@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -10,7 +11,7 @@ from setuptools.errors import CompileError, LinkError, PlatformError
 
 FLAGS = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 
-PARTS = ("parallel.h", "level.inc", "lanes.inc", "decode.inc", "tree.inc", "train.inc", "attend.inc")
+CSRC = Path("src/triloop/kernels/csrc")
 
 
 class Optional(build_ext):
@@ -31,8 +32,8 @@ setup(
     ext_modules=[
         Extension(
             "triloop.kernels._native",
-            ["src/triloop/kernels/csrc/kernels.cpp"],
-            depends=[f"src/triloop/kernels/csrc/{f}" for f in PARTS],
+            [str(CSRC / "kernels.cpp")],
+            depends=[str(f) for f in sorted(CSRC.iterdir())],
             extra_compile_args=FLAGS,
             language="c++",
             optional=True,

@@ -12,6 +12,7 @@ import torch
 from triloop.kernels.native import available
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.decoding import Decoding, KernelDecoding, TorchDecoding, decoding_of, padded
+from triloop.nn.lora import LoraLinear
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
 
@@ -129,6 +130,9 @@ def test_larger_and_smaller_rooms() -> None:
 def test_what_kernels_cannot_read_goes_to_torch() -> None:
     assert isinstance(decoding_of(decoder()), KernelDecoding)
     assert isinstance(decoding_of(decoder().double()), TorchDecoding)
+    adapted = decoder()
+    adapted.blocks[1].down = LoraLinear(adapted.blocks[1].down, rank=2, alpha=4.0)
+    assert isinstance(decoding_of(adapted), TorchDecoding), "one adapter anywhere is enough"
 
 
 @pytest.mark.parametrize("level", ["default", "avx2"])
@@ -138,6 +142,7 @@ import sys; sys.path.insert(0, "tests")
 import torch
 from nn.test_decoding import SHAPES, decoder, run
 from triloop.nn.decoding import KernelDecoding, TorchDecoding
+from triloop.nn.lora import LoraLinear
 for shape in SHAPES.values():
     model = decoder(**shape)
     torch.testing.assert_close(run(KernelDecoding(model)), run(TorchDecoding(model)), atol=2e-4, rtol=1e-4)

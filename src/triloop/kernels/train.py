@@ -17,6 +17,7 @@ from torch import Tensor
 from triloop.kernels import native
 
 __all__ = [
+    "PRODUCTS",
     "AttentionShape",
     "AddNorm",
     "Attention",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 PRODUCTS = (torch.float32, torch.bfloat16)
+"""Types that the kernels know."""
 
 
 def product_type(x: Tensor) -> torch.dtype:

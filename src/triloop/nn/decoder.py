@@ -242,6 +242,11 @@ class Decoder(nn.Module):
             torch.cat((-sin, sin), dim=-1)[:, None].to(self.dtype),
         )
 
+    def turns(self, length: int) -> tuple[Float[Tensor, "length half"], Float[Tensor, "length half"]]:
+        """cos and sin of every position below ``length``, in fp32: the tables that compiled kernels rotate by."""
+        angle = torch.arange(length).float()[:, None] * self.inverse_frequency[None, :]
+        return angle.cos() * self.rope_scale, angle.sin() * self.rope_scale
+
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
         return F.linear(hidden, self.output_weight)
 
@@ -262,8 +267,7 @@ class Decoder(nn.Module):
         if not train.usable(x) or where.longest > COMPILED:
             cos, sin = self._angles(where.positions)
             return lambda layer, joint: _attend_packed(layer, *layer.turned(joint, cos, sin), where)
-        angle = torch.arange(where.longest).float()[:, None] * self.inverse_frequency[None, :]
-        return partial(_attend_compiled, where, angle.cos() * self.rope_scale, angle.sin() * self.rope_scale)
+        return partial(_attend_compiled, where, *self.turns(where.longest))
 
     def logits_padded(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:
         """Logits of right-padded sequences; what padding says is meaningless."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from triloop.kernels import native
+from triloop.kernels import native, train
 from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
 
 __all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
@@ -59,10 +59,9 @@ class Decoding(Protocol):
 
 def decoding_of(decoder: Decoder) -> Decoding:
     """The fastest one for this decoder here."""
-    c = decoder.config
-    linear = all(type(m) is nn.Linear for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up))
-    known = decoder.dtype in (torch.float32, torch.bfloat16)
-    if decoder.device.type == "cpu" and known and linear and c.head_dim % 2 == 0 and native.available():
+    projections = (m for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    linear = all(type(m) is nn.Linear for m in projections)  # an adapter's weight is not all that it multiplies by
+    if linear and decoder.device.type == "cpu" and decoder.dtype in train.PRODUCTS and native.available():
         return KernelDecoding(decoder)
     return TorchDecoding(decoder)
 
@@ -142,8 +141,7 @@ class KernelDecoding:
         self._room, self.length, self._threads = rows, length, torch.get_num_threads()
         self._keys = [torch.empty(rows, c.num_kv_heads, length * c.head_dim, dtype=kind) for _ in d.blocks]
         self._values = [torch.empty(rows, c.num_kv_heads, length, _up(c.head_dim), dtype=kind) for _ in d.blocks]
-        angle = torch.arange(length).float()[:, None] * d.inverse_frequency.cpu()[None, :]
-        self._cos, self._sin = (angle.cos() * d.rope_scale).contiguous(), (angle.sin() * d.rope_scale).contiguous()
+        self._cos, self._sin = d.turns(length)
         wide = _up(rows, 4)
         self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
         self._x, self._normed = torch.zeros(wide, c.hidden_size), torch.zeros(wide, c.hidden_size, dtype=kind)
