@@ -14,6 +14,7 @@ from typing import Any, Literal
 __all__ = ["Completion", "Episode", "Feedback", "Finish", "Prompt", "Turn", "Verdict", "completion_id"]
 
 Finish = Literal["stop", "length", "interrupted"]
+_WITHOUT_NUMBER = frozenset({"ranking", "steps", "spans", "text", "edit"})
 Action = Literal["none", "note", "warn", "screen", "tighten", "roll_back", "stop"]
 
 
@@ -74,24 +75,41 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """One judgement of one completion. ``value`` lies in [-1, 1]; +1, 0, -1 is the ternary word.
+    """One judgement, of one completion or of several. ``value`` lies in [-1, 1]; +1, 0, -1 is the ternary word.
 
     0 means *abstained or cannot tell* and is a value like any other. A judge that failed gives ``value=None`` and says
     why in ``failure``: a failure is never a score.
     """
 
     value: float | None
+    """Of a ``pair``: +1 the first is better, -1 the second, 0 a tie; its size is the strength. None also where a kind has
+    no number: ``ranking``, ``steps``, ``spans``, ``text``, ``edit``."""
     reason: str = ""
     source: str = ""
     """Who judged: ``env:countdown``, ``verifier:my.py:check``, ``person:anna``."""
     kind: str = "ternary"
-    """``ternary`` or ``scalar`` here; later rooms add ``pair``, ``ranking``, ``rubric``, ``steps``, ``text``, ``edit``."""
+    """``scalar``, ``ternary``, ``pair``, ``ranking``, ``rubric``, ``steps``, ``spans``, ``text``, ``edit`` or ``abstention``."""
     confidence: float = 1.0
     cost: float = 0.0
     """In the unit of the source's price; 0 for a program."""
     breakdown: Mapping[str, float] = field(default_factory=dict)
     """Named parts of the judgement, such as one entry per rule."""
     failure: str | None = None
+    about: tuple[str, ...] = ()
+    """Identifiers of the completions that it judges, in the order that ``content`` means; () is the one it is stored with."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """What it says beyond ``value``, JSON-able; ``triloop.feedback.kinds`` reads and writes it."""
+    time: float | None = None
+    """Seconds since the epoch, when it was given; None where the clock must not matter."""
+    consent: str = ""
+    """What its author allowed it to be used for; empty: not asked, as with a program."""
+    parents: tuple[str, ...] = ()
+    """Identifiers of the feedback or completions that this one was made from."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no judgement: a failure is said, or a kind that has a number came without one."""
+        return self.failure is not None or (self.value is None and self.kind not in _WITHOUT_NUMBER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

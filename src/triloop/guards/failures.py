@@ -36,7 +36,7 @@ class Failures:
             return unsure(self.name, watch, "judgements were not counted this round")
         recent = last(series(watch, "judge_failures"), 3)
         measured = {"judge_failures": current, "recent": recent}
-        failed = tuple(e.completion.id for e in watch.episodes if any(f.value is None for f in e.feedback))[:5]
+        failed = tuple(e.completion.id for e in watch.episodes if any(f.failed for f in e.feedback))[:5]
         why = next((f.failure for e in watch.episodes for f in e.feedback if f.failure), "")
         what = f"{current:.1%} of judgements failed" + (f", such as: {why[:200]}" if why else "")
         if current > self.hard:

@@ -76,7 +76,7 @@ def zero_std_share(episodes: Sequence[Episode]) -> float:
 
 def failure_share(episodes: Sequence[Episode]) -> float:
     """Share of judgements that failed; an episode without any judgement counts as one failure."""
-    judgements = [f.value is None for e in episodes for f in e.feedback]
+    judgements = [f.failed for e in episodes for f in e.feedback]
     judgements += [True for e in episodes if not e.feedback]
     return sum(judgements) / len(judgements) if judgements else math.nan
 

@@ -100,7 +100,7 @@ def _ask(judge: Judge, case: _Case) -> Feedback:
 
 
 def _raise_if_broken(judge: Judge, judged: Sequence[_Judged]) -> None:
-    failed = [j for j in judged if j.feedback.value is None]
+    failed = [j for j in judged if j.feedback.failed]
     on_right = [j for j in failed if j.case.kind == "right"]
     if on_right:
         raise VerifierError(_failing(judge, on_right[0], "fails on a right answer"))
@@ -153,7 +153,7 @@ def _on_repeats(judge: Judge, repeats: Sequence[tuple[_Judged, Feedback]]) -> Ve
 
 
 def _on_failures(judge: Judge, judged: Sequence[_Judged]) -> Verdict:
-    failed = [j for j in judged if j.feedback.value is None]
+    failed = [j for j in judged if j.feedback.failed]
     measured = {"tried": float(len(judged)), "failed": float(len(failed))}
     if failed:
         reason = f"{judge.name} fails on {len(failed)} of {len(judged)} texts: {failed[0].feedback.failure}"

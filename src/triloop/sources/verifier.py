@@ -130,7 +130,7 @@ class UserVerifier:
 
 def check_failures(feedback: Sequence[Feedback], *, max_failure_share: float = 0.5) -> None:
     """Raise ``JudgeError`` when more than this share of a batch failed: the judge is broken, not the samples."""
-    failures = [f for f in feedback if f.value is None]
+    failures = [f for f in feedback if f.failed]
     if len(failures) > max_failure_share * len(feedback):
         first = failures[0]
         raise JudgeError(

@@ -95,14 +95,30 @@ def feedback_row(feedback: Feedback, completion_id: str, round: int, index: int 
         "cost": feedback.cost,
         "breakdown": dict(feedback.breakdown),
         "failure": feedback.failure,
+        **_beyond_value(feedback),
     }
     id = f"{completion_id}/feedback/{index}"
-    return Row(id=id, round=round, kind="feedback", payload=payload, parents=(completion_id,))
+    others = tuple(other for other in (*feedback.about, *feedback.parents) if other != completion_id)
+    return Row(id=id, round=round, kind="feedback", payload=payload, parents=(completion_id, *dict.fromkeys(others)))
+
+
+def _beyond_value(feedback: Feedback) -> dict[str, Any]:
+    """What most judgements lack, where there is any."""
+    fields: dict[str, Any] = {
+        "about": list(feedback.about),
+        "content": dict(feedback.content),
+        "time": feedback.time,
+        "consent": feedback.consent,
+        "parents": list(feedback.parents),
+    }
+    return {name: value for name, value in fields.items() if value not in ([], {}, None, "")}
 
 
 def to_feedback(row: Row) -> Feedback:
     """Inverse of ``feedback_row``."""
-    return Feedback(**row.payload)
+    fields = dict(row.payload)
+    tuples = {name: tuple(fields.pop(name)) for name in ("about", "parents") if name in fields}
+    return Feedback(**fields, **tuples)
 
 
 def verdict_row(verdict: Verdict) -> Row:
