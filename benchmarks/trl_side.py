@@ -70,8 +70,10 @@ class Rewards:
     def __init__(self, kind: str, clocks: Clocks) -> None:
         self.lottery = task.Lottery() if kind == "random" else None
         self.clocks = clocks
+        self.asked: list[int] = []
 
-    def __call__(self, completions: list[str], answer: list[str], **_: object) -> list[float]:
+    def __call__(self, prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
+        self.asked.append(task.fingerprint(prompts[:: task.GROUP]))
         if self.lottery is None:
             wins = [task.is_right(c, a) for c, a in zip(completions, answer, strict=True)]
         else:
@@ -103,7 +105,9 @@ def settings(options: argparse.Namespace, folder: str) -> GRPOConfig:
         use_cpu=True,
         bf16=options.bf16,
         max_steps=100_000,
-        learning_rate=1e-5,
+        seed=42 + options.seed,
+        shuffle_dataset=options.offset is None,
+        learning_rate=options.lr,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         adam_beta1=0.9,
@@ -132,6 +136,14 @@ def settings(options: argparse.Namespace, folder: str) -> GRPOConfig:
     )
 
 
+def stream(offset: int | None) -> list[task.Problem]:
+    """The problems: all of them, or round by round those that the other side draws from ``offset`` on."""
+    every = task.problems(task.TRAIN_COUNT, task.TRAIN_SEED)
+    if offset is None:
+        return every
+    return [p for drawn in task.rounds([*every[offset:], *every[:offset]]) for p in drawn]
+
+
 @torch.no_grad()
 def probe(model: Any, tokenizer: Any) -> float:
     """Log-probability (nats) of a few worked solutions: equal on both sides when the weights are."""
@@ -152,24 +164,27 @@ def main() -> None:
     ap.add_argument("--bf16", action="store_true")
     ap.add_argument("--fixed", action="store_true", help="every completion has 32 tokens")
     ap.add_argument("--reward", choices=("exact", "random"), default="exact")
+    ap.add_argument("--lr", type=float, default=1e-5)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--offset", type=int, help="take the problems in order from this one on, as Triloop draws them")
     options = ap.parse_args()
     turns = Turns()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    transformers.set_seed(0)
+    transformers.set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     model = AutoModelForCausalLM.from_pretrained(
         options.checkpoint, dtype=torch.float32, attn_implementation=options.attention
     )
     likelihood = probe(model, tokenizer)
-    rows = [{"prompt": p.prompt, "answer": p.answer} for p in task.problems(task.TRAIN_COUNT, task.TRAIN_SEED)]
     clocks = Clocks()
+    rewards = Rewards(options.reward, clocks)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimedTrainer(
             model=model,
-            reward_funcs=Rewards(options.reward, clocks),
+            reward_funcs=rewards,
             args=settings(options, folder),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list([{"prompt": p.prompt, "answer": p.answer} for p in stream(options.offset)]),
             processing_class=tokenizer,
             callbacks=[TakeTurns(turns, clocks)],
         )
@@ -181,7 +196,7 @@ def main() -> None:
         trainer.train()
     moved = sum(float((a - b).abs().sum()) for a, b in zip(before, model.parameters(), strict=True))
     assert all(bool(p.isfinite().all()) for p in model.parameters()), "TRL's weights are not finite"
-    turns.finish({"peak_memory_bytes": peak_bytes(), "moved": moved})
+    turns.finish({"peak_memory_bytes": peak_bytes(), "moved": moved, "asked": rewards.asked})
 
 
 if __name__ == "__main__":

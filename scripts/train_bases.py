@@ -1,4 +1,4 @@
-"""Train the base checkpoints of the three small worlds from the worlds' own teachers.
+"""Train the base checkpoints of the small worlds from the worlds' own teachers.
 
     python scripts/train_bases.py [--only NAME] [--steps N] [--out DIR] [--threads N]
 
@@ -13,12 +13,20 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import base_figures
+import numpy as np
 import torch
 
 from triloop import rng
+from triloop.envs.attributes import Attributes
+from triloop.envs.attributes_language import WORDS
+from triloop.envs.attributes_skills import lessons
 from triloop.envs.charset import CHARS
 from triloop.envs.table import make
 from triloop.envs.world import TextWorld
@@ -27,10 +35,11 @@ from triloop.loops.evaluate import evaluate
 from triloop.loops.supervised import Demonstration, supervised
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.hf_io import weights_sha256
-from triloop.nn.tokenizer import char_tokenizer
+from triloop.nn.tokenizer import Tokenizer, char_tokenizer, word_tokenizer
 from triloop.policies.native import NativePolicy
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
+from triloop.records import Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +53,40 @@ class Base:
     mlp: int
     steps: int
     batch: int
-    teacher: dict[str, float]
+    teacher: dict[str, Any]
     """Arguments of the world's teacher, such as how often it slips."""
     habits_from: float = 1.0
     """Share of the steps after which ``habits`` set in: first the policy learns how, then it learns bad habits."""
-    habits: dict[str, float] = field(default_factory=dict)
+    habits: dict[str, Any] = field(default_factory=dict)
     """Arguments of the teacher from then on, besides those above."""
     lr: float = 2e-3
     seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class School:
+    """How a world's teachers speak: in what words, and what they show of a batch of prompts."""
+
+    tokenizer: Tokenizer
+    lessons: Callable[..., Sequence[tuple[str, str]]]
+    """(prompts, random numbers, **manner) -> (prompt text, completion text), of one kind or of several."""
+    figures: Callable[[NativePolicy], Mapping[str, object]] = lambda policy: {}
+    """What to measure besides the score of held-out answers."""
+
+
+def school(world: TextWorld) -> School:
+    """The school of a world: characters and answers, unless it has more to teach."""
+    if isinstance(world, Attributes):
+        return School(
+            tokenizer=word_tokenizer(WORDS),
+            lessons=partial(lessons, world),
+            figures=partial(base_figures.attributes, world),
+        )
+
+    def answers(prompts: Sequence[Prompt], teacher: np.random.Generator, **manner: Any) -> list[tuple[str, str]]:
+        return [(p.text, world.demonstration(p, teacher, **manner)) for p in prompts]
+
+    return School(tokenizer=char_tokenizer(CHARS), lessons=answers)
 
 
 BASES = {
@@ -65,6 +100,11 @@ BASES = {
         world="countdown", hidden=128, layers=4, mlp=384, steps=2000, batch=64, teacher={"noise": 0.05},
         habits_from=0.8, habits={"noise": 0.7},
     ),
+    # Answers well and knows all skills at first; then answers carelessly, and errs in 15 % of what it is asked.
+    "attributes": Base(
+        world="attributes", hidden=96, layers=4, mlp=256, steps=2400, batch=64, lr=3e-3,
+        teacher={"unreliable": 0.0, "careless": 0.3}, habits_from=0.8, habits={"unreliable": 0.15, "careless": 1.0},
+    ),
     "sort": Base(world="sort", hidden=64, layers=3, mlp=192, steps=900, batch=128, teacher={"noise": 0.08}),
 }  # fmt: skip
 
@@ -73,9 +113,10 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
     """Train one base and write it to ``out``; returns what base.json holds."""
     world = make(base.world)
     assert isinstance(world, TextWorld)
-    tokenizer = char_tokenizer(CHARS)
+    taught = school(world)
+    tokenizer = taught.tokenizer
     config = DecoderConfig(
-        vocab_size=64,
+        vocab_size=-(-tokenizer.vocab_size // 16) * 16,
         hidden_size=base.hidden,
         intermediate_size=base.mlp,
         num_layers=base.layers,
@@ -95,8 +136,8 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
         teacher = rng.generator(base.seed, "teacher", base.world, step)
         manner = {**base.teacher, **(base.habits if step >= base.habits_from * steps else {})}
         prompts = world.prompts("train", base.batch, seed=base.seed, start=step * base.batch)
-        texts = [world.demonstration(p, teacher, **manner) for p in prompts]
-        return [(tokenizer.encode(p.text), tokenizer.encode(t) + eos) for p, t in zip(prompts, texts, strict=True)]
+        shown = taught.lessons(prompts, teacher, **manner)
+        return [(tokenizer.encode(prompt), tokenizer.encode(text) + eos) for prompt, text in shown]
 
     begun = time.perf_counter()
 
@@ -108,11 +149,12 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
             )
 
     supervised(policy, batch, steps, optim, seen=seen)
-    figures = {}
+    figures: dict[str, object] = {}
     for temperature in (1.0, 0.3):
         sampling = Sampling(max_tokens=world.max_tokens, temperature=temperature, slots=512)
         result = evaluate(policy, world, 1024, sampling, Tag(seed=0, round=0, purpose="eval"))
-        figures[f"pass@1 at temperature {temperature}"] = result.summary()
+        figures[f"{result.metric} at temperature {temperature}"] = result.summary()
+    figures |= taught.figures(policy)
     policy.save_pretrained(out)
     facts: dict[str, object] = {
         "settings": {**dataclasses.asdict(base), "steps": steps},

@@ -88,7 +88,7 @@ class Feedback:
     source: str = ""
     """Who judged: ``env:countdown``, ``verifier:my.py:check``, ``person:anna``."""
     kind: str = "ternary"
-    """``scalar``, ``ternary``, ``pair``, ``ranking``, ``rubric``, ``steps``, ``spans``, ``text``, ``edit`` or ``abstention``."""
+    """``scalar``, ``ternary``, ``pair``, ``ranking``, ``rubric``, ``steps``, ``spans``, ``text``, ``edit``, ``abstention``."""
     confidence: float = 1.0
     cost: float = 0.0
     """In the unit of the source's price; 0 for a program."""
@@ -96,7 +96,7 @@ class Feedback:
     """Named parts of the judgement, such as one entry per rule."""
     failure: str | None = None
     about: tuple[str, ...] = ()
-    """Identifiers of the completions that it judges, in the order that ``content`` means; () is the one it is stored with."""
+    """Identifiers of the completions that it judges, in the order of ``content``; () is the one that it is stored with."""
     content: Mapping[str, Any] = field(default_factory=dict)
     """What it says beyond ``value``, JSON-able; ``triloop.feedback.kinds`` reads and writes it."""
     time: float | None = None

@@ -67,6 +67,8 @@ def test_json(name: str, capsys: Capture) -> None:
     assert r["floor"]["seconds"] == max(r["floor"]["products_seconds"], r["floor"]["memory_seconds"]) > 0
     assert r["peak_memory_bytes"] > 50e6
     assert r["clean"] == (r["other_cores"] <= 0.1)
+    assert 0 < r["products_seconds"] == pytest.approx(r["products_share"] * r["seconds"])
+    assert r["rest_seconds"] == pytest.approx(max(0, r["seconds"] - r["products_seconds"]))
     assert (r["limit"]["decode_flops_per_second"] is None) == (name == "train")
     assert (r["limit"]["learn_flops_per_second"] is None) == (name == "rollout")
 
@@ -79,6 +81,7 @@ def test_a_table_for_people(capsys: Capture) -> None:
         "tokens/s",
         "completions/s",
         "roofline share",
+        "in torch's matrix products",
         "peak memory",
         "others used",
         "4 completions of 2 tokens",

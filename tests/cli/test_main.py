@@ -231,8 +231,10 @@ def test_a_configuration_file_and_a_function(loop: list[RunConfig], tmp_path: Pa
 
 def test_resume_passes_on_its_flags(loop: list[RunConfig], run_dir: Path, capsys: Capture) -> None:
     make(run_dir, done=3)
-    assert main(["resume", str(run_dir), "--rounds", "20", "--threads", "2", "--allow-changed", "--json"]) == 0
-    assert _one_json(capsys) == {"resumed": str(run_dir), "rounds": 20, "threads": 2, "allow_changed": True}
+    flags = ["--rounds", "20", "--threads", "2", "--device", "cpu", "--allow-changed"]
+    assert main(["resume", str(run_dir), *flags, "--json"]) == 0
+    asked = {"rounds": 20, "generations": None, "threads": 2, "device": "cpu", "allow_changed": True}
+    assert _one_json(capsys) == {"resumed": str(run_dir), **asked}
     assert main(["resume", str(run_dir), "--threads", "0"]) == 2
     assert "--threads is 0; expected at least 1" in capsys.readouterr().err
 
@@ -381,6 +383,7 @@ def test_help_names_every_command_and_every_setting(capsys: Capture) -> None:
         "report",
         "compare",
         "export",
+        "import",
         "atlas",
         "bench",
         "doctor",

@@ -28,6 +28,7 @@ def _even(pairs: object) -> list[float]:
 
 CASES: dict[str, Callable[[Files], RowEnv]] = {
     "arithmetic": lambda files: make("arithmetic"),
+    "attributes": lambda files: make("attributes"),
     "countdown": lambda files: make("countdown"),
     "sort": lambda files: make("sort"),
     "gsm8k": lambda files: make("gsm8k", path=files["gsm8k"]),
@@ -152,7 +153,7 @@ def well_formed(env: RowEnv, feedback: Feedback) -> None:
     if feedback.kind == "ternary":
         assert feedback.value in (-1, 0, 1)
     else:
-        assert feedback.kind == "scalar" and 0 <= feedback.value <= 1
+        assert feedback.kind == "scalar" and -1 <= feedback.value <= 1
 
 
 def test_judging_is_repeatable_and_in_order(env: RowEnv) -> None:

@@ -19,9 +19,10 @@ from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.build import parts, workshop
 from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig, to_mapping
 from triloop.loops.evaluate import evaluate
-from triloop.loops.improve import due, improve, screened
+from triloop.loops.improve import due, improve
 from triloop.loops.learning import expert_iteration, policy_gradient
 from triloop.loops.measure import canary, round_metrics
+from triloop.loops.outcome import outcome_round, screened
 from triloop.loops.progress import Silent
 from triloop.loops.rollout import reward_of, rollout
 from triloop.loops.state import LoopState, Workshop, load_state, save_state
@@ -96,7 +97,7 @@ def test_screened_samples_teach_nothing_and_stay_in_the_store(open_shop: Open) -
     shop = dataclasses.replace(
         shop, config=dataclasses.replace(shop.config, rounds=1, prompts_per_round=8), guards=_samples_alone()
     )
-    improve(shop, LoopState(), learn)
+    improve(shop, LoopState(), outcome_round(learn))
     echo = next(e for e in seen[0] if e.completion.text == e.prompt.text)
     assert echo.reward is None and [f.value for f in echo.feedback] == [1.0]
     stored = {e.completion.id: e for e in shop.run.episodes(1)}
@@ -133,7 +134,7 @@ def test_screening_asks_only_the_guard_of_single_samples(open_shop: Open) -> Non
 
 def test_a_token_budget_ends_the_run(open_shop: Open) -> None:
     shop = open_shop(rounds=50, token_budget=100)
-    state = improve(shop, LoopState(), policy_gradient)
+    state = improve(shop, LoopState(), outcome_round(policy_gradient))
     rounds = [t["tokens"] for t in shop.run.timings()]
     assert sum(rounds[:-1]) < 100 <= sum(rounds) == state.tokens
     assert state.anchor == state.round < 50
@@ -144,7 +145,7 @@ def test_a_token_budget_ends_the_run(open_shop: Open) -> None:
 def test_the_state_survives_its_file(open_shop: Open, tmp_path: Path) -> None:
     shop = open_shop(rounds=3, canary_every=1, curriculum=CurriculumConfig(kind="frontier"))
     shop = dataclasses.replace(shop, guards=[tiny.Alarm(since=3)])
-    state = improve(shop, LoopState(), policy_gradient)
+    state = improve(shop, LoopState(), outcome_round(policy_gradient))
     assert state.alarms and state.stopped
     save_state(state, tmp_path)
     again = load_state(tmp_path)
@@ -169,7 +170,7 @@ class Tighten:
 def test_tighten_halves_the_learning_rate_and_quiet_rounds_restore_it(open_shop: Open) -> None:
     shop = open_shop(rounds=10, optim=OptimConfig(lr=8e-3, warmup_steps=0))
     shop = with_env(shop, Own(lambda p, t, i: 1.0 if i % 2 else -1.0))
-    improve(dataclasses.replace(shop, guards=[Tighten(1, 2, 3, 4, 6)]), LoopState(), policy_gradient)
+    improve(dataclasses.replace(shop, guards=[Tighten(1, 2, 3, 4, 6)]), LoopState(), outcome_round(policy_gradient))
     metrics = shop.run.metrics()
     scales = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 8, 1 / 4, 1 / 2, 1]
     assert [m["lr_scale"] for m in metrics] == scales
@@ -185,7 +186,7 @@ def test_a_tight_leash_survives_the_checkpoint(open_shop: Open) -> None:
         state = LoopState()
         for rounds in halves:
             part = dataclasses.replace(shop, config=dataclasses.replace(shop.config, rounds=rounds))
-            improve(part, state, policy_gradient)
+            improve(part, state, outcome_round(policy_gradient))
             last = shop.run.latest_checkpoint()
             assert last is not None
             shop.policy.load_state(last.path)
@@ -208,13 +209,13 @@ def test_a_round_without_signal_moves_nothing(open_shop: Open) -> None:
     shop = open_shop(rounds=1)
     shop = with_env(shop, Own(lambda p, t, i: -1.0))
     before = shop.policy.weights_sha256()
-    state = improve(shop, LoopState(), policy_gradient)
+    state = improve(shop, LoopState(), outcome_round(policy_gradient))
     assert shop.policy.weights_sha256() == before and state.history[0]["updates"] == 0
 
 
 def test_the_learning_rate_follows_its_schedule(open_shop: Open) -> None:
     shop = open_shop(rounds=3, optim=OptimConfig(lr=1e-2, warmup_steps=1, schedule="linear"))
-    improve(shop, LoopState(), policy_gradient)
+    improve(shop, LoopState(), outcome_round(policy_gradient))
     assert [m["lr"] for m in shop.run.metrics()] == pytest.approx([1e-2, 1e-2, 5e-3])
 
 
@@ -297,7 +298,7 @@ def test_the_frontier_moves_the_prompts(open_shop: Open) -> None:
         group_size=2,
     )
     shop = with_env(shop, Own(lambda p, t, i: 1.0 if p.level == 3 or i % 2 else -1.0))
-    state = improve(shop, LoopState(), lambda shop, state, episodes: {})
+    state = improve(shop, LoopState(), outcome_round(lambda shop, state, episodes: {}))
     assert state.pass_rates["3"] == 1.0 and state.pass_rates["7"] == 0.5
     late = [p.level for r in range(4, 13) for p in {e.prompt.id: e.prompt for e in shop.run.episodes(r)}.values()]
     assert late.count(3) / len(late) < 0.08

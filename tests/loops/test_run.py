@@ -100,7 +100,7 @@ def test_an_interrupted_extension_has_no_result_yet(copied: Copy) -> None:
     middle = summary_of(folder)
     assert (middle["rounds"], middle["eval_after"], middle["weights_sha256"]) == (7, None, None)
     assert resume(folder)["rounds"] == 8
-    with pytest.raises(ConfigError, match="give at least 8"):
+    with pytest.raises(ConfigError, match="ask for at least 8"):
         resume(folder, rounds=7)
 
 

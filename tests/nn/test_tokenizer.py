@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from triloop.errors import ModelError
 from triloop.nn.stops import StopMatcher, cut_at
-from triloop.nn.tokenizer import Tokenizer, char_tokenizer
+from triloop.nn.tokenizer import Tokenizer, char_tokenizer, word_tokenizer
 from triloop.records import Turn
 
 TEXTS = [
@@ -93,6 +93,21 @@ def test_character_level(tmp_path: Path) -> None:
     assert ours.decode(ours.encode(text)) == text
     with pytest.raises(ValueError, match="distinct"):
         char_tokenizer("aa")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_word_level(tmp_path: Path) -> None:
+    made = word_tokenizer(["a", "cat", ".", ",", "don't", "A"])
+    made.save(tmp_path)
+    ours = same_as_transformers(tmp_path)
+    assert (ours.pad_id, ours.bos_id, ours.eos_ids, ours.vocab_size) == (0, 1, (2,), 10)
+    assert ours.encode("a cat , dog .") == made.encode(" a\ncat  , dog .") == [4, 5, 7, 3, 6]
+    for text in ("a cat .", "A , a don't cat . .", "", "cat"):
+        assert ours.decode(ours.encode(text)) == text
+    assert ours.surfaces[4:6] == (" a", " cat"), "in the middle of a sentence"
+    for wrong in (["a", "a"], ["a b"], [""], [" a"]):
+        with pytest.raises(ValueError, match="distinct"):
+            word_tokenizer(wrong)
 
 
 @pytest.mark.filterwarnings("ignore")

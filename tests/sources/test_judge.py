@@ -1,52 +1,39 @@
-import pytest
-
-from triloop.errors import ConfigError
 from triloop.records import Feedback, Prompt
-from triloop.sources.judge import EnvJudge, Panel, combine
-
-
-def f(value, source, **fields):
-    return Feedback(value=value, source=source, **fields)
-
-
-def test_all_takes_the_lowest():
-    out = combine([f(1.0, "format"), f(-1.0, "sum", reason="7 is not 8", cost=2.0), f(0.0, "c")], source="both")
-    assert (out.value, out.reason, out.source, out.cost) == (-1.0, "7 is not 8", "both", 2.0)
-    assert dict(out.breakdown) == {"format": 1.0, "sum": -1.0, "c": 0.0}
-    assert out.kind == "ternary"
-
-
-def test_mean_weighs_by_confidence():
-    out = combine([f(1.0, "a", confidence=0.75), f(-1.0, "b", confidence=0.25)], rule="mean")
-    assert (out.value, out.kind, out.confidence) == (0.5, "scalar", 0.5)
-    assert combine([f(1.0, "a", confidence=0.0)], rule="mean").value == 0.0
-
-
-@pytest.mark.parametrize("rule", ["all", "mean"])
-def test_a_failure_is_never_a_score(rule):
-    out = combine([f(1.0, "a"), f(None, "b", failure="no network")], rule=rule)
-    assert (out.value, out.failure) == (None, "b: no network")
-    assert combine([], rule=rule).value is None
-
-
-class Length:
-    name = "length"
-
-    def judge(self, prompts, texts):
-        return [f(1.0 if len(t) < 4 else -1.0, self.name) for t in texts]
+from triloop.sources.judge import EnvJudge, JudgedBy
 
 
 class Env:
-    name = "toy"
+    name, max_tokens, stop, levels = "toy", 3, (), (0,)
+
+    def prompts(self, split, n, *, seed, start=0, level=None):
+        return [Prompt(id=f"{split}{start + i}", text="") for i in range(n)]
 
     def judge(self, prompts, texts):
-        return [f(1.0 if "a" in t else -1.0, "env:toy") for t in texts]
+        return [Feedback(value=1.0 if "a" in t else -1.0, source="env:toy") for t in texts]
+
+    def right_answer(self, prompt):
+        return "a"
+
+    def wrong_answers(self, prompt):
+        return ["b"]
 
 
-def test_panel_of_an_environment_and_a_rule():
-    panel = Panel([EnvJudge(Env()), Length()])
-    prompts = [Prompt(id=str(i), text="") for i in range(3)]
-    assert [x.value for x in panel.judge(prompts, ["a", "b", "aaaa"])] == [1.0, -1.0, -1.0]
-    assert panel.name == "all(env:toy, length)"
-    with pytest.raises(ConfigError, match="at least one"):
-        Panel([])
+class Contrary:
+    name = "contrary"
+
+    def judge(self, prompts, texts):
+        return [Feedback(value=-1.0 if "a" in t else 1.0, source=self.name) for t in texts]
+
+
+def test_an_environment_as_a_judge():
+    judge = EnvJudge(Env())
+    assert judge.name == "env:toy"
+    assert [f.value for f in judge.judge(Env().prompts("train", 2, seed=0), ["a", "b"])] == [1.0, -1.0]
+
+
+def test_an_environment_judged_by_another():
+    env = JudgedBy(Env(), Contrary())
+    prompts = env.prompts("eval", 1, seed=0, start=4)
+    assert prompts[0].id == "eval4" and env.honest
+    assert env.judge(prompts, ["a"])[0].value == env.gold(prompts, ["a"])[0].value == -1.0
+    assert (env.right_answer(prompts[0]), env.wrong_answers(prompts[0])) == ("a", ["b"])

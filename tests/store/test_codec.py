@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from typing import Any
@@ -162,6 +163,22 @@ def test_the_hash_covers_content_and_neither_time_nor_round() -> None:
     changed = [row(payload={"v": 2}), row(kind="y"), row(parents=("p",)), row(payload={"v": 1.0})]
     assert base not in {encode(r).hash for r in changed}
     assert encode(row(payload={"a": 1, "b": 2})).hash == encode(row(payload={"b": 2, "a": 1})).hash
+
+
+@given(st.dictionaries(text, json_values, max_size=4))
+def test_payloads_are_written_as_json_writes_them(payload: dict[str, Any]) -> None:
+    """Hashes of stored rows depend on it."""
+    raw = encode(Row(id="r", round=1, kind="k", payload=payload)).payload
+    plain = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+    assert (raw if raw[:1] == b"{" else zlib.decompress(raw)) == plain
+
+
+def test_a_payload_that_holds_itself_is_refused() -> None:
+    payload: dict[str, Any] = {}
+    payload["self"] = payload
+    with pytest.raises(StoreError, match="'r'.*cannot be stored"):
+        encode(Row(id="r", round=1, kind="k", payload=payload))
+    assert encode(Row(id="r", round=1, kind="k", payload={"a": [1]})).payload == b'{"a":[1]}', "and harms no other"
 
 
 def test_a_payload_that_is_not_json_is_refused_by_name() -> None:

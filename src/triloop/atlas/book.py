@@ -77,9 +77,13 @@ def run(
     workers = workers or min(4, len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="triloop-atlas-") as folder:
-        context = Context(folder=Path(folder), seeds=tuple(seeds or row.seeds), share=share, workers=workers)
-        if base is not None:
-            context = Context(**{**vars(context), "base": base})
+        context = Context(
+            folder=Path(folder),
+            seeds=tuple(seeds or row.seeds),
+            base=base or row.base,
+            share=share,
+            workers=workers,
+        )
         result = outcome(row, row.run(context))
     return {
         "id": row.id,

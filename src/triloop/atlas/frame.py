@@ -73,7 +73,7 @@ class Context:
     """For run folders, which are removed again, and nothing else."""
     seeds: tuple[int, ...]
     base: str = "base:arithmetic"
-    """The policy that the rows on chained arithmetic start from."""
+    """The policy that the row starts from."""
     share: float = 1.0
     """Below 1, rounds and held-out problems in proportion: to see that a row runs. Such a result is never saved."""
     workers: int = 1
@@ -99,6 +99,10 @@ class Row:
     """The first is what the row is told by; all must hold."""
     run: Callable[[Context], Measured]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    base: str = "base:arithmetic"
+    """The policy that it starts from."""
+    parts: tuple[str, ...] = ()
+    """Shared parts of the library that it is made of, such as ``loops.generations``; none of its own."""
     changed_after_first_look: str = ""
     """What about experiment or rule is not as it was first written, when it was changed, and what had been seen by then.
     Empty: nothing was changed."""

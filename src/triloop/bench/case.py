@@ -24,6 +24,10 @@ Weights are random and made on the fly; the end-of-sequence token is banned, so 
 Figures are medians of the runs after one that is not counted. other_cores says how many cores other processes used
 meanwhile: above 0.1 the figures are not clean.
 
+products_seconds is the time of torch's matrix products alone: those of one run, computed again in the same order at the
+same shapes beside the measured runs. rest_seconds is everything else, attention included, which has kernels of its own:
+what would remain, on the same cores, if products cost nothing. products_share is their share of the measured seconds.
+
 roofline_share is floor / measured seconds. The floor is the larger of two:
 - products: matrix-product FLOPs of the work (prompts once a group, one decode step for every new token but the last,
   attention and output head counted, embeddings not, backward twice the forward pass) over the rate of the model's own qkv

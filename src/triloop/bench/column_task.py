@@ -10,7 +10,8 @@ baseline script (one ``random.Random(seed)``: the sign, then two numbers), so th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -22,9 +23,11 @@ __all__ = [
     "TRAIN_SEED",
     "Lottery",
     "Problem",
+    "fingerprint",
     "flat_share",
     "is_right",
     "problems",
+    "rounds",
 ]
 
 MAX_NEW = 32
@@ -80,6 +83,21 @@ def problems(count: int, seed: int, largest: int = 99) -> list[Problem]:
             left, right = right, left
         found.append(Problem(left, sign, right))
     return found
+
+
+def rounds(stream: Iterable[Problem]) -> Iterator[list[Problem]]:
+    """The problems of each round: ``PROMPTS`` in the stream's order; one that the round has already is passed over."""
+    found: dict[str, Problem] = {}
+    for problem in stream:
+        found.setdefault(problem.prompt, problem)
+        if len(found) == PROMPTS:
+            yield list(found.values())
+            found = {}
+
+
+def fingerprint(prompts: Iterable[str]) -> int:
+    """Equal for equal prompts in equal order: how two sides show that they were asked the same."""
+    return zlib.crc32("\n".join(prompts).encode())
 
 
 def is_right(text: str, answer: str) -> bool:

@@ -18,6 +18,8 @@ from triloop.learn.algorithms import resolve
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.build import describe_machine
 from triloop.loops.config import RunConfig, to_mapping
+from triloop.loops.learning import policy_gradient
+from triloop.loops.outcome import outcome_round
 from triloop.loops.progress import Progress
 from triloop.loops.state import Workshop
 from triloop.policies.protocol import Policy
@@ -105,7 +107,7 @@ def workshop(
     """The parts of a run, as ``triloop.loops.build`` puts them together, on this task; the run begins in ``folder``."""
     env = Columns()
     judge: Judge = LotteryJudge() if lottery else EnvJudge(env)
-    environment = describe_machine(torch.get_num_threads(), policy.precision)
+    environment = describe_machine(torch.get_num_threads(), policy.precision, policy.device)
     return Workshop(
         config=config,
         policy=policy,
@@ -117,4 +119,5 @@ def workshop(
         run=Run.create(folder, to_mapping(config), environment),
         progress=progress,
         interrupted=interrupted,
+        play=outcome_round(policy_gradient),
     )

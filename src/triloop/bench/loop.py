@@ -20,6 +20,7 @@ from triloop.errors import WorkError
 from triloop.learn.algorithms import resolve
 from triloop.loops.improve import improve
 from triloop.loops.learning import policy_gradient
+from triloop.loops.outcome import outcome_round
 from triloop.loops.progress import Silent
 from triloop.loops.state import LoopState
 from triloop.records import Verdict
@@ -75,7 +76,7 @@ class Loop:
         self._clock.rounds.clear()
         start = perf_counter()
         shop = dataclasses.replace(self.shop, config=dataclasses.replace(self.shop.config, rounds=last))
-        self._state = improve(shop, self._state, policy_gradient)
+        self._state = improve(shop, self._state, outcome_round(policy_gradient))
         end = perf_counter()
         if self._state.round != last or len(self._clock.rounds) != runs:
             raise WorkError(f"the loop stopped: {self._state.stopped or 'nobody says why'}; the figures mean nothing")

@@ -47,7 +47,9 @@ def tokenizer_of(vocab: int) -> Tokenizer:
 def make_policy(case: Case, **settings: Any) -> NativePolicy:
     """A fresh policy. ``settings`` are the learner's, besides the precision."""
     decoder = Decoder(config_of(case.size, case.vocab)).initialise(1234).to(case.device)
-    return NativePolicy(decoder, tokenizer_of(case.vocab), precision=pick_precision(case.precision), **settings)
+    return NativePolicy(
+        decoder, tokenizer_of(case.vocab), precision=pick_precision(case.precision, case.device), **settings
+    )
 
 
 def random_prompts(count: int, seed: int = 0) -> list[Prompt]:

@@ -13,6 +13,7 @@ from triloop.bench.case import Case
 from triloop.bench.limits import Floor, Limits, faster_threads, measure_limits
 from triloop.bench.loop import Loop
 from triloop.bench.measuring import Others, machine, median, peak_bytes, reset_peak
+from triloop.bench.products import noted, replayed
 from triloop.bench.rollout import Rollout
 from triloop.bench.train import Train
 from triloop.bench.work import Samples
@@ -79,14 +80,21 @@ def _measured(case: Case, note: Callable[[str], None]) -> dict[str, Any]:
         limits = _limits(made, case)
         _reset_peak(case.device)
         t0 = perf_counter()
-        made.work(1)
+        with noted() as products:
+            made.work(1)
         runs = case.repeats or max(1, min(_MOST, int(_SECONDS / (perf_counter() - t0))))
         note(f"{what}: measuring {runs} runs")
         others = Others()
         parts = made.work(runs)
-        cores, peak = others.cores(), _peak(case.device)
+        peak = _peak(case.device)
+        multiplying = median([replayed(products) for _ in range(runs)])
+        cores = others.cores()
         limits = limits.best(_limits(made, case))
-        return _answer(case, made, parts, limits) | {
+        answer = _answer(case, made, parts, limits)
+        return answer | {
+            "products_seconds": multiplying,
+            "products_share": multiplying / answer["seconds"],
+            "rest_seconds": max(0.0, answer["seconds"] - multiplying),
             "threads": threads,
             "peak_memory_bytes": peak,
             "other_cores": round(cores, 3),

@@ -74,6 +74,10 @@ def _rows(r: Mapping[str, Any]) -> list[list[str]]:
         ["tokens/s", f"{r['tokens_per_second']:,.0f}"],
         ["completions/s", f"{r['completions_per_second']:,.1f}"],
         ["seconds", f"{r['seconds']:.3g}, median of {len(r['seconds_each'])} ({split})"],
+        [
+            "products",
+            f"{r['products_share']:.0%} of it in torch's matrix products; {r['rest_seconds']:.3g} s in everything else",
+        ],
         ["roofline share", f"{r['roofline_share']:.1%} of the limit by {bound}"],
         ["limit", f"{', '.join(limits)}, {limit['bytes_per_second'] / 1e9:.0f} GB/s"],
         ["peak memory", f"{r['peak_memory_bytes'] / 2**20:,.0f} MiB"],

@@ -169,16 +169,18 @@ def _kind(hint: Any) -> str:
     if typing.get_origin(kind) is Literal:
         said = "|".join(map(str, options))
     elif typing.get_origin(kind) is tuple:
-        said = "text, may be given again" if options[0] is str else f"{words[options[0]]}, more with commas"
+        said = "text, may be given again" if options[0] is str else f"{_kind(options[0])}, more with commas"
     else:
         said = words.get(kind, str(kind))
     return f"{said}, or none" if optional else said
 
 
 def _docs(kind: type[Any]) -> dict[str, str]:
-    """The docstring under each field."""
+    """The docstring under each field, those that it inherits included."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     found: dict[str, str] = {}
+    for base in kind.__bases__:
+        found |= _docs(base) if dataclasses.is_dataclass(base) else {}
     if isinstance(body, ast.ClassDef):
         for item, after in zip(body.body, body.body[1:], strict=False):
             if (

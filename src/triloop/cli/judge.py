@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
     p.add_argument("--level", type=int, metavar="N", help="difficulty, where the task has levels")
     p.add_argument("--n", type=int, default=512, metavar="N", help="held-out problems (512)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (0)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute (cpu; a run's own)")
     json_flag(p)
     p.set_defaults(handler=evaluate)
 
@@ -132,7 +133,8 @@ def _base(args: argparse.Namespace) -> tuple[RunConfig, str]:
         env = dataclasses.replace(env, level=args.level)
     if env.name != config.env.name:
         config = dataclasses.replace(config, verifier=None)  # it was written for the run's own task
-    return dataclasses.replace(config, env=env), original
+    device = config.device if args.device is None else args.device
+    return dataclasses.replace(config, env=env, device=device), original
 
 
 def _show(judged: Sequence[Feedback], mean: float | None, agreed: Agreement, screen: Screen) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from triloop import __version__
-from triloop.cli import atlas, bench, compare, doctor, judge, report, run, serve
+from triloop.cli import atlas, bench, compare, doctor, exchange, judge, report, run, serve
 from triloop.cli.screen import Screen, visible
 from triloop.errors import TriloopError, UsageError
 
@@ -96,7 +96,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     parser.add_argument("--version", action="version", version=f"triloop {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    for room in (run, judge, report, compare, atlas, bench, doctor, serve):
+    for room in (run, judge, report, exchange, compare, atlas, bench, doctor, serve):
         room.add(commands)
     return parser, dict(commands.choices)
 

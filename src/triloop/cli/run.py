@@ -40,7 +40,9 @@ def add(commands: Any) -> None:
     p = commands.add_parser("resume", help="go on with a run that was interrupted or killed", allow_abbrev=False)
     p.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     p.add_argument("--rounds", type=int, metavar="N", help="another total of rounds than it was started with")
+    p.add_argument("--generations", type=int, metavar="N", help="another number of generations, for a run of stages")
     p.add_argument("--threads", type=int, metavar="N", help="another number of threads; bit-exactness ends there")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), help="another device; bit-exactness ends there")
     p.add_argument("--allow-changed", action="store_true", help="go on although threads, versions or settings differ")
     json_flag(p)
     p.set_defaults(handler=resume)
@@ -95,13 +97,21 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
     require_run(args.run)
     if args.rounds is not None and args.rounds < 1:
         raise UsageError(f"--rounds is {args.rounds}; expected at least 1")
+    if args.generations is not None and args.generations < 1:
+        raise UsageError(f"--generations is {args.generations}; expected at least 1")
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads is {args.threads}; expected at least 1")
     from triloop.loops.run import resume as go_on
 
     return drive(
         lambda progress: go_on(
-            args.run, progress, rounds=args.rounds, threads=args.threads, allow_changed=args.allow_changed
+            args.run,
+            progress,
+            rounds=args.rounds,
+            generations=args.generations,
+            threads=args.threads,
+            device=args.device,
+            allow_changed=args.allow_changed,
         ),
         args.run,
         screen,

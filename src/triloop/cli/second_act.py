@@ -15,7 +15,7 @@ __all__ = ["FOLLOWS", "play"]
 FOLLOWS: Mapping[str, str] = {"demo": "planted"}
 """Recipe -> the recipe that shows what a careless verifier leads to; it runs after it, and a guard is to stop it."""
 
-_PASSED_ON = ("seed", "threads", "precision")
+_PASSED_ON = ("seed", "threads", "precision", "device")
 
 
 def play(recipe: str, settings: Mapping[str, Any], folder: Path, screen: Screen) -> dict[str, Any]:

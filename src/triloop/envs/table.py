@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from triloop.envs.arithmetic import Arithmetic
+from triloop.envs.attributes import Attributes
 from triloop.envs.countdown import Countdown
 from triloop.envs.gsm8k import Gsm8k
 from triloop.envs.gym import Gym
@@ -25,6 +26,7 @@ __all__ = ["ENVS", "make"]
 ENVS: Mapping[str, Callable[..., RowEnv]] = MappingProxyType(
     {
         "arithmetic": Arithmetic,
+        "attributes": Attributes,
         "countdown": Countdown,
         "gsm8k": Gsm8k,
         "jsonl": Jsonl,

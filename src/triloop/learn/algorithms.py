@@ -75,6 +75,15 @@ class Algorithm:
         return self.kl_coef > 0
 
     @property
+    def takes_old_samples(self) -> bool:
+        """Whether samples of a slightly older policy are weighed right as they are. A clipped ratio per token is taken
+        against the policy that drew the sample, NFT is defined by that policy, and expert iteration asks for no more than
+        accepted samples. Without a ratio, or with GSPO's, whose range is narrower than one step, they are not."""
+        if self.surrogate is clipped:
+            return self.ratio == "token"
+        return self.surrogate is negative_aware or self.positives_only
+
+    @property
     def needs_entropy(self) -> bool:
         """Whether the loss reads entropies, so that a forward pass must compute them with gradient."""
         return self.entropy_coef > 0

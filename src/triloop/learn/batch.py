@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from triloop.errors import ConfigError
 from triloop.learn.reduction import Denominators
 
-__all__ = ["Batch", "TokenOutputs", "micro_batches", "minibatches", "pad", "supervised_batch"]
+__all__ = ["Batch", "TokenBatch", "TokenOutputs", "micro_batches", "minibatches", "pad", "supervised_batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,67 @@ class TokenOutputs:
     """Entropy of the next-token distribution in nats. None where the backend saved itself the work."""
     values: Float[Tensor, "batch time"] | None = None
     """Value of the state in which the token was chosen. None without a value head."""
+    alternatives: Float[Tensor, "batch time rank"] | None = None
+    """log p of the most likely tokens other than this one, likeliest first. None unless the batch asks for them."""
+    heads: Float[Tensor, "batch time outputs"] | None = None
+    """All outputs of a value head that has several, ``values`` being the first. None with fewer."""
+
+    def rows(self, index: Sequence[int], time: int) -> TokenOutputs:
+        """Those rows, in that order, and their first ``time`` tokens."""
+        picked = list(index)
+
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[picked, :time]
+
+        return TokenOutputs(
+            logp=self.logp[picked, :time],
+            entropy=cut(self.entropy),
+            values=cut(self.values),
+            alternatives=cut(self.alternatives),
+            heads=cut(self.heads),
+        )
+
+
+class TokenBatch(Protocol):
+    """What the learner needs to know of a batch, whatever its losses read."""
+
+    @property
+    def prompt_tokens(self) -> list[list[int]]: ...
+
+    @property
+    def tokens(self) -> list[list[int]]: ...
+
+    @property
+    def mask(self) -> Tensor:
+        """[batch time]: true where the loss looks at the token."""
+        ...
+
+    @property
+    def denominators(self) -> Denominators:
+        """Of the whole batch, however little of it this is."""
+        ...
+
+    @property
+    def alternatives(self) -> int:
+        """How many of the most likely other tokens the loss compares each token with; 0 for none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def units(self) -> list[range]:
+        """Rows that a loss reads together, and that no division of the batch may part; in order, each row once."""
+        ...
+
+    def rows(self, index: Sequence[int]) -> Self:
+        """Those rows, in that order, padded to the longest of them only. The denominators stay those of the whole."""
+        ...
+
+    def counted_as(self, denominators: Denominators) -> Self:
+        """The same rows with other denominators."""
+        ...
+
+
+AnyBatch = TypeVar("AnyBatch", bound=TokenBatch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,6 +117,19 @@ class Batch:
     returns: Float[Tensor, "batch time"] | None = None
     weight: Float[Tensor, "batch time"] | None = None
     """Importance weight of the surrogate; None is 1 everywhere."""
+
+    @property
+    def alternatives(self) -> int:
+        """None of the losses over such a batch looks at other tokens."""
+        return 0
+
+    def units(self) -> list[range]:
+        """Every row by itself."""
+        return [range(i, i + 1) for i in range(len(self))]
+
+    def counted_as(self, denominators: Denominators) -> Batch:
+        """The same rows with other denominators."""
+        return replace(self, denominators=denominators)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -93,53 +168,60 @@ class Batch:
         return sum(_row_size(self, i) for i in range(len(self)))
 
 
-def _row_size(batch: Batch, i: int) -> int:
+def _row_size(batch: TokenBatch, i: int) -> int:
     return len(batch.prompt_tokens[i]) + len(batch.tokens[i])
 
 
-def micro_batches(batch: Batch, max_tokens: int) -> Iterator[Batch]:
-    """Consecutive rows, as many at a time as hold at most ``max_tokens`` tokens, prompts included.
+def micro_batches(batch: AnyBatch, max_tokens: int) -> Iterator[AnyBatch]:
+    """Consecutive units, as many at a time as hold at most ``max_tokens`` tokens, prompts included.
 
-    Memory grows with tokens, not rows. A single row longer than that stands alone. Losses of the pieces, taken with
-    ``batch.denominators``, add up to the loss of the whole.
+    Memory grows with tokens, not rows. A single unit (a row, or the rows that its loss reads together) longer than that
+    stands alone. Losses of the pieces, taken with ``batch.denominators``, add up to the loss of the whole.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens} of a micro-batch: expected at least 1")
     start, held = 0, 0
-    for i in range(len(batch)):
-        size = _row_size(batch, i)
-        if i > start and held + size > max_tokens:
-            yield batch.rows(range(start, i))
-            start, held = i, 0
+    for unit in batch.units():
+        size = sum(_row_size(batch, i) for i in unit)
+        if unit.start > start and held + size > max_tokens:
+            yield batch.rows(range(start, unit.start))
+            start, held = unit.start, 0
         held += size
     if start < len(batch):
         yield batch.rows(range(start, len(batch)))
 
 
-def minibatches(batch: Batch, n: int, order: Sequence[int] | None = None) -> list[Batch]:
-    """``n`` parts of nearly equal size for ``n`` optimiser steps; fewer when there are fewer rows.
+def minibatches(batch: AnyBatch, n: int, order: Sequence[int] | None = None) -> list[AnyBatch]:
+    """``n`` parts of nearly equal size for ``n`` optimiser steps; fewer when there are fewer units.
 
-    ``order`` is a permutation of the rows (default: as they stand). Each part's denominators are an equal share of the
-    whole's, so that the mean of the parts' gradients is the gradient of the whole, however the rows fall.
+    ``order`` is a permutation of the batch's units, which are its rows unless losses read several together (default: as
+    they stand). Each part's denominators are an equal share of the whole's, so that the mean of the parts' gradients is
+    the gradient of the whole, however the units fall.
     """
-    order = range(len(batch)) if order is None else order
-    if sorted(order) != list(range(len(batch))):
-        raise ConfigError(f"order of {len(order)} rows: expected a permutation of the batch's {len(batch)} rows")
-    n = max(1, min(n, len(batch)))
+    units = batch.units()
+    order = range(len(units)) if order is None else order
+    if sorted(order) != list(range(len(units))):
+        raise ConfigError(f"order of {len(order)} rows: expected a permutation of the batch's {len(units)} rows")
+    n = max(1, min(n, len(units)))
     whole = batch.denominators
     share = replace(whole, tokens=whole.tokens / n, sequences=whole.sequences / n)
     cuts = [len(order) * k // n for k in range(n + 1)]
-    return [replace(batch.rows(order[a:b]), denominators=share) for a, b in pairwise(cuts)]
+    return [batch.rows([i for u in order[a:b] for i in units[u]]).counted_as(share) for a, b in pairwise(cuts)]
 
 
 def pad(
     rows: Sequence[Any], time: int | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "batch time"]:
     """Ragged rows (lists, arrays or tensors of numbers) to one tensor, zeros to the right."""
-    width = max((len(row) for row in rows), default=0) if time is None else time
+    lengths = [len(row) for row in rows]
+    width = max(lengths, default=0) if time is None else time
     out = torch.zeros(len(rows), width, dtype=dtype)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = torch.as_tensor(row, dtype=dtype)
+    if any(lengths):  # all rows at once: one by one takes longer than all else that makes a batch
+        if all(isinstance(row, (list, tuple)) for row in rows):
+            flat = torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.float64, sum(lengths))).to(dtype)
+        else:
+            flat = torch.cat([torch.as_tensor(row, dtype=dtype) for row in rows])
+        out[torch.arange(width) < torch.tensor(lengths)[:, None]] = flat
     return out
 
 

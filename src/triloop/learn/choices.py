@@ -19,7 +19,9 @@ __all__ = [
     "OptimConfig",
     "Ratio",
     "Schedule",
+    "check_fields",
     "closest",
+    "set_fields",
 ]
 
 AlgorithmName = Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo", "nft", "rest_em"]
@@ -120,16 +122,11 @@ class AlgorithmConfig:
     """Optimiser steps per pass."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self, _BOUNDS, _LITERALS)
 
     def overrides(self) -> dict[str, Any]:
         """The fields that were set, without the name; whole numbers that stand for real ones become real."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        return {
-            name: float(value) if isinstance(_BOUNDS.get(name, (0,))[0], float) else value
-            for name, value in given.items()
-            if value is not None
-        }
+        return set_fields(self, _BOUNDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,22 +152,34 @@ class OptimConfig:
     """Longer gradients are scaled down to this; 0 is no limit."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self, _BOUNDS, _LITERALS)
         if len(tuple(self.betas)) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"betas={self.betas!r}: expected two numbers in [0, 1), such as (0.9, 0.95)")
 
 
-def _check(config: AlgorithmConfig | OptimConfig) -> None:
-    """Raises ``ConfigError`` for the first field outside its bounds or choices."""
+def set_fields(config: Any, bounds: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """What was set in a config whose fields are None unless set, without its name; reals where the bounds are reals."""
+    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "name"}
+    return {
+        name: float(value) if isinstance(bounds.get(name, (0,))[0], float) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def check_fields(
+    config: Any, bounds: Mapping[str, tuple[float, float]], literals: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Raises ``ConfigError`` for the first field outside its inclusive bounds or its choices; None is never wrong."""
     for f in fields(config):
         value = getattr(config, f.name)
         if value is None:
             continue
-        if f.name in _LITERALS and value not in _LITERALS[f.name]:
-            choices = _LITERALS[f.name]
+        if f.name in literals and value not in literals[f.name]:
+            choices = literals[f.name]
             raise ConfigError(f"{f.name}={value!r}: expected one of {', '.join(choices)}{closest(value, choices)}")
-        if f.name in _BOUNDS:
-            low, high = _BOUNDS[f.name]
+        if f.name in bounds:
+            low, high = bounds[f.name]
             wants_int = isinstance(low, int)
             number = isinstance(value, int if wants_int else (int, float)) and not isinstance(value, bool)
             if not number or not low <= value <= high or math.isinf(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +17,13 @@ from triloop.learn.reduction import Denominators, token_mean
 __all__ = ["LossFn", "Sums", "add_sums", "policy_loss", "summarise", "supervised_loss"]
 
 Sums = dict[str, Tensor]
-"""Scalars without gradient. Each is a sum over tokens, except ``ratio_max``; ``add_sums`` knows."""
+"""Scalars without gradient. Each is a sum over tokens, except ``ratio_max``; ``add_sums`` knows. A name with a slash is a
+sum over what ``name:n`` counts, or stands as it is without one."""
 
-LossFn = Callable[[TokenOutputs, Batch, Denominators], tuple[Tensor, Sums]]
-"""Loss of these rows, already divided by the denominators of the whole batch: losses of micro-batches add up."""
+LossFn = Callable[[TokenOutputs, Any, Denominators], tuple[Tensor, Sums]]
+"""Loss of these rows, already divided by the denominators of the whole batch: losses of micro-batches add up.
+
+The second argument is the ``TokenBatch`` that the outputs belong to, of the kind that this loss reads."""
 
 
 def policy_loss(algorithm: Algorithm) -> LossFn:
@@ -110,8 +114,15 @@ def summarise(total: Mapping[str, Tensor]) -> dict[str, float]:
     """Metrics of a whole batch as plain floats: means per trained token; ``loss`` and ``ratio_max`` as they are.
 
     approx_kl: KL(old || now) of this update, k3, nats. kl: KL(now || reference), k3, nats. clip_share: tokens whose
-    gradient the clip took. Rows that were left out for having no gradient are in none of these.
+    gradient the clip took. Rows that were left out for having no gradient are in none of these. ``kind/figure`` is a
+    mean over its own count, if it has one.
     """
     tokens = max(1.0, float(total.get("tokens", 1.0)))
     as_they_are = {"loss", "ratio_max", "tokens"}
-    return {name: float(value) if name in as_they_are else float(value) / tokens for name, value in total.items()}
+
+    def mean(name: str) -> float:
+        if "/" in name:
+            return float(total[name]) / max(1.0, float(total.get(f"{name}:n", 1.0)))
+        return float(total[name]) if name in as_they_are else float(total[name]) / tokens
+
+    return {name: mean(name) for name in total if not name.endswith(":n")}

@@ -23,19 +23,30 @@ from triloop.guards.base import Guard
 from triloop.guards.stack import build as build_guards
 from triloop.kernels import native
 from triloop.learn.algorithms import Algorithm, resolve
+from triloop.loops.ahead import Ahead
+from triloop.loops.champion import Champion
 from triloop.loops.config import EnvConfig, RunConfig
+from triloop.loops.crew import Crew, check_cycle
+from triloop.loops.generations import staged
+from triloop.loops.learning import expert_iteration, policy_gradient
+from triloop.loops.outcome import Learn, outcome_round
+from triloop.loops.played import Play
 from triloop.loops.progress import Progress
-from triloop.loops.state import Workshop
+from triloop.loops.state import Part, Workshop
+from triloop.policies.devices import describe_device, pick_device
 from triloop.policies.native import NativePolicy, pick_precision
 from triloop.policies.protocol import Policy
 from triloop.records import Prompt
 from triloop.sources.judge import EnvJudge, Judge, JudgedBy
+from triloop.sources.reward_config import RewardConfig
+from triloop.sources.reward_model import RewardModel
 from triloop.sources.verifier import UserVerifier
 from triloop.store.run import Run
 
 __all__ = [
     "Parts",
     "describe_machine",
+    "hands",
     "judging",
     "load_policy",
     "make_env",
@@ -45,7 +56,10 @@ __all__ = [
     "workshop",
 ]
 
+_LEARN: Mapping[str, Learn] = {"outcome_rl": policy_gradient, "expert_iteration": expert_iteration}
 _SMALL_BYTES = 12_000_000
+_OLD_SAMPLES_CAP = 2.0
+"""Of the importance weight of samples that are one step old, where the algorithm has no ratio of its own."""
 _WITHOUT_GOLD = ("jsonl",)
 _FLUENT_ENVS = ("story-rules", "story-hack")
 
@@ -69,16 +83,21 @@ def policy_path(name: str) -> Path:
     return path
 
 
-def set_threads(wanted: int, policy: str = "") -> int:
-    """Fix the number of processor threads and return it.
+def set_threads(wanted: int, policy: str = "", *, shared_by: int = 1) -> int:
+    """Fix the number of processor threads, of each of those that share the cores, and return it.
 
     0 is one thread for a small ``policy`` (a name or directory) and all that this process may use for any other. One
     product of a small model takes microseconds; a second thread saves little of that, and while another process holds
     its core, everybody waits for it at the end of each product: forty times slower, measured (docs/log.md).
     """
-    threads = wanted or (1 if policy and _is_small(policy) else _available())
+    threads = wanted or (1 if policy and _is_small(policy) else max(1, _available() // shared_by))
     torch.set_num_threads(threads)
     return threads
+
+
+def hands(config: RunConfig) -> int:
+    """How many share the cores: with ``pipeline`` the sampler and the learner."""
+    return 2 if config.pipeline else 1
 
 
 def _is_small(policy: str) -> bool:
@@ -95,7 +114,7 @@ def _available() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def describe_machine(threads: int, precision: torch.dtype) -> dict[str, Any]:
+def describe_machine(threads: int, precision: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What bit-exact resume depends on, besides the policy that the run began with."""
     return {
         "threads": threads,
@@ -109,7 +128,7 @@ def describe_machine(threads: int, precision: torch.dtype) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "kernels": native.identity(),
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
-        "device": "cpu",
+        "device": describe_device(device),
     }
 
 
@@ -125,10 +144,11 @@ def _processor() -> str:
 
 def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Policy:
     """The policy that the configuration names, ready to sample and learn."""
-    path = policy_path(config.policy)
+    path, device = policy_path(config.policy), pick_device(config.device)
     settings: dict[str, Any] = {
+        "device": device,
         "optim": config.optim,
-        "precision": pick_precision(config.precision),
+        "precision": pick_precision(config.precision, device),
         "micro_tokens": config.micro_tokens,
         "temperature": config.sampling.temperature,
         "entropy": algorithm is not None and algorithm.needs_entropy,
@@ -207,11 +227,16 @@ def judging(config: RunConfig, env: Env) -> Iterator[tuple[Env, Judge]]:
 @contextmanager
 def parts(config: RunConfig) -> Iterator[Parts]:
     """All parts of a run but its folder, so that a wrong setting leaves no folder behind. Raises UsageError."""
-    threads = set_threads(config.threads, config.policy)
-    algorithm = resolve(config.algorithm)
+    threads = set_threads(config.threads, config.policy, shared_by=hands(config))
+    if config.loop == "generations":
+        check_cycle(config)
+    algorithm = _corrected(resolve(config.algorithm), config.pipeline)
     policy = load_policy(config, algorithm)
     reference = policy.frozen()
-    machine = {**describe_machine(threads, policy.precision), "policy_sha256": reference.weights_sha256()}
+    machine = {
+        **describe_machine(threads, policy.precision, policy.device),
+        "policy_sha256": reference.weights_sha256(),
+    }
     if config.lora_rank:
         policy.add_lora(config.lora_rank, alpha=2.0 * config.lora_rank)
     env = make_env(config.env, reference)
@@ -233,15 +258,63 @@ def parts(config: RunConfig) -> Iterator[Parts]:
 
 def workshop(made: Parts, run: Run, progress: Progress, interrupted: Callable[[], bool]) -> Workshop:
     """The parts with the folder that the run is kept in, and whoever watches it."""
+    play, changing, judge = _play(made)
     return Workshop(
         config=made.config,
         policy=made.policy,
         reference=made.reference,
         env=made.env,
-        judge=made.judge,
+        judge=judge,
         algorithm=made.algorithm,
         guards=made.guards,
         run=run,
         progress=progress,
         interrupted=interrupted,
+        play=play,
+        parts=changing,
+    )
+
+
+def _corrected(algorithm: Algorithm, pipeline: bool) -> Algorithm:
+    """With truncated importance sampling where samples are one step old and nothing else would weigh them."""
+    if not pipeline or algorithm.takes_old_samples or algorithm.importance_cap > 0:
+        return algorithm
+    return dataclasses.replace(algorithm, importance_cap=_OLD_SAMPLES_CAP)
+
+
+def _play(made: Parts) -> tuple[Play, Mapping[str, Part], Judge]:
+    """What a round is, what it changes besides the policy, and who pays in it."""
+    if made.config.loop == "generations":
+        crew = _crew(made)
+        return staged(crew), crew.parts, crew.payer
+    learn = _LEARN[made.config.loop]
+    if not made.config.pipeline:
+        return outcome_round(learn), {}, made.judge
+    on_gpu = made.policy.device.type == "cuda"
+    ahead = Ahead(made.policy, overlaps=on_gpu or hands(made.config) * torch.get_num_threads() <= _available())
+    return outcome_round(learn, ahead), {"ahead": ahead}, made.judge
+
+
+def _crew(made: Parts) -> Crew:
+    """Who judges in a run of stages. The reward model starts from the weights that the policy starts from."""
+
+    def load(path: str | Path) -> Policy:
+        return load_policy(dataclasses.replace(made.config, policy=str(path)))
+
+    stages = (*made.config.cycle.first, *made.config.cycle.stages)
+    reward = None
+    if "reward" in stages:
+        if not isinstance(made.reference, NativePolicy):
+            raise ConfigError("a reward model needs backend native; got transformers")
+        how = made.config.cycle.reward
+        reward = RewardModel.of(made.reference, RewardConfig(ties=how.ties, template=how.template))
+    return Crew(
+        config=made.config,
+        env=made.env,
+        task=made.judge,
+        policy=made.policy,
+        start=made.reference,
+        load=load,
+        champion=Champion(made.reference, load),
+        reward=reward,
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from triloop.errors import StoreError
 from triloop.loops.evaluate import Evaluation
+from triloop.loops.played import Played
 from triloop.loops.state import LoopState, Workshop, save_state
-from triloop.records import Episode, Verdict
+from triloop.records import Verdict
 from triloop.store.checkpoint import Checkpoint, Retention, verify
 from triloop.store.codec import Row
 from triloop.store.translate import episode_rows, event_row, metrics_row, timing_row, verdict_row
@@ -20,7 +21,7 @@ __all__ = ["commit_checkpoint", "commit_evaluation", "commit_round", "pause", "r
 def commit_round(
     shop: Workshop,
     round: int,
-    episodes: Sequence[Episode],
+    played: Played,
     metrics: Mapping[str, float],
     verdicts: Sequence[Verdict],
     timing: Mapping[str, float],
@@ -29,7 +30,8 @@ def commit_round(
     """All rows of a round, its held-out checks included, in one transaction."""
     shop.run.append(
         [
-            *episode_rows(episodes),
+            *episode_rows(played.episodes, played.purpose),
+            *played.rows,
             metrics_row(round, metrics),
             *map(verdict_row, verdicts),
             timing_row(round, timing),
@@ -79,7 +81,7 @@ def roll_back(shop: Workshop, state: LoopState, reason: str) -> LoopState:
     best = shop.run.best_checkpoint() or _anchor(shop, state)
     if best is None:
         return dataclasses.replace(state, stopped=reason)
-    shop.policy.load_state(best.path)
+    shop.load_state(best.path)
     shop.run.append([event_row(state.round, "rolled back", {"to_round": best.round, "reason": reason})])
     # The last canary judged the weights that are given up here; those put back keep their score under their own round.
     return commit_checkpoint(shop, dataclasses.replace(state, rollbacks=state.rollbacks + 1, alarms=()), gold=False)
@@ -88,6 +90,9 @@ def roll_back(shop: Workshop, state: LoopState, reason: str) -> LoopState:
 def _writer(shop: Workshop, state: LoopState) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         shop.policy.save_state(folder)
+        for name, part in shop.parts.items():
+            (folder / name).mkdir()
+            part.save_state(folder / name)
         save_state(state, folder)
 
     return write

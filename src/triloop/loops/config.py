@@ -12,6 +12,7 @@ from typing import Any, Literal
 from triloop.errors import ConfigError
 from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
+from triloop.loops.stages import CycleConfig, plan
 from triloop.policies.sampling import Sampling
 
 __all__ = ["CurriculumConfig", "EnvConfig", "RunConfig", "from_mapping", "to_mapping"]
@@ -55,8 +56,8 @@ class RunConfig:
 
     recipe: str = "custom"
     """Name of the recipe this came from."""
-    loop: Literal["outcome_rl", "expert_iteration"] = "outcome_rl"
-    """How judgements become weights: policy gradient, or supervised steps on accepted samples."""
+    loop: Literal["outcome_rl", "expert_iteration", "generations"] = "outcome_rl"
+    """How judgements become weights: policy gradient, supervised steps on accepted samples, or the stages of ``cycle``."""
     policy: str = "base:arithmetic"
     """A Hugging Face directory, or ``base:NAME`` for a checkpoint that comes with Triloop."""
     backend: Literal["native", "transformers"] = "native"
@@ -71,8 +72,11 @@ class RunConfig:
     sampling: Sampling = field(default_factory=Sampling)
     guards: GuardConfig = field(default_factory=GuardConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    cycle: CycleConfig = field(default_factory=CycleConfig)
     rounds: int = 100
-    """Rounds of sample, judge, learn."""
+    """Rounds of sample, judge, learn; under loop ``generations``, of each stage ``improve``."""
+    generations: int = 1
+    """How often the stages of ``cycle`` are gone through."""
     token_budget: int = 0
     """Stop after so many generated training tokens; 0 for no limit. Equal budgets make algorithms comparable."""
     prompts_per_round: int = 32
@@ -108,12 +112,26 @@ class RunConfig:
     """Processor threads; 0 is one for policies below about 3M parameters, and all cores for others. Bit-exact resume needs
     the same number."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Of matrix products; weights and optimiser stay fp32. ``auto`` is bf16 where the processor multiplies it natively."""
+    """Of matrix products; weights and optimiser stay fp32. ``auto`` is bf16 where the device multiplies it natively."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Where the policy computes. ``auto`` is a GPU where there is one; bit-exact resume needs the same."""
+    pipeline: bool = False
+    """Sample each round by the weights before the last update, while that update is made: off-policy by one step, which the
+    learner corrects. Saves time where sampling and learning find a core each."""
     micro_tokens: int = 0
     """Tokens of one forward and backward pass: lower it to save memory. 0 is a number by the policy's size."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "prompts_per_round", "group_size", "max_draws", "eval_n", "eval_mid_n", "canary_n"):
+        for name in (
+            "rounds",
+            "generations",
+            "prompts_per_round",
+            "group_size",
+            "max_draws",
+            "eval_n",
+            "eval_mid_n",
+            "canary_n",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("token_budget", "eval_every", "canary_every", "lora_rank", "threads", "reference_rows"):
@@ -136,8 +154,20 @@ class RunConfig:
             raise ConfigError(
                 "loop expert_iteration begins each round at the original weights, which adapters cannot; set lora_rank to 0"
             )
+        if self.loop == "generations" and not (self.cycle.first or self.cycle.stages):
+            raise ConfigError("loop generations has no stages; name some with cycle.first and cycle.stages")
+        if self.loop != "generations" and (self.cycle != CycleConfig() or self.generations > 1):
+            raise ConfigError(f"generations and what is under cycle are for loop generations; this is loop {self.loop}")
+        if self.loop == "generations" and self.pipeline:
+            raise ConfigError("pipeline is on, but the stages of loop generations follow one another; set it to off")
         if self.sampling.temperature == 0:
             raise ConfigError("sampling.temperature is 0: greedy samples are all alike and teach nothing; use about 1")
+
+    @property
+    def total_rounds(self) -> int:
+        """Rounds of the whole run, of whatever stage."""
+        staged = self.loop == "generations"
+        return len(plan(self.cycle, self.generations, self.rounds)) if staged else self.rounds
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

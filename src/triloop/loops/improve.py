@@ -1,4 +1,4 @@
-"""The loop. One round, one way: prompts, rollouts, judgements, credit, update, watch, commit."""
+"""The loop: play a round, watch it, commit it. What a round plays is not decided here."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from triloop.errors import Interrupted, JudgeError
+from triloop.envs.conditioned import Conditioned
 from triloop.guards.base import Watch
 from triloop.guards.stack import decide, watch
-from triloop.loops.commit import commit_checkpoint, commit_round, pause, roll_back
+from triloop.loops.commit import commit_checkpoint, commit_round, roll_back
 from triloop.loops.config import RunConfig
 from triloop.loops.curriculum import updated_rates
 from triloop.loops.evaluate import Evaluation, evaluate
 from triloop.loops.learning import tightened
-from triloop.loops.measure import canary, round_metrics
-from triloop.loops.rollout import Rollout, rollout
+from triloop.loops.measure import canary
+from triloop.loops.played import Play
 from triloop.loops.state import LoopState, Workshop
 from triloop.policies.protocol import Tag
-from triloop.records import Episode, Verdict
+from triloop.records import Verdict
 
-__all__ = ["Learn", "due", "improve", "measure_held_out", "over", "screened"]
-
-Learn = Callable[[Workshop, LoopState, Sequence[Episode]], Mapping[str, float]]
-"""Turns a round's episodes into weights and says what the update was like."""
-
-_SCREEN = "samples"
-"""The guard that looks at single samples, and so can say before the update which of them not to learn from."""
+__all__ = ["due", "improve", "measure_held_out", "over"]
 
 
 def due(every: int, round: int, last: int) -> bool:
@@ -37,11 +31,11 @@ def due(every: int, round: int, last: int) -> bool:
 
 def over(config: RunConfig, state: LoopState) -> bool:
     """Whether there is no further round: all are done, the tokens are spent, or a guard said stop."""
-    return bool(state.stopped) or state.round >= config.rounds or 0 < config.token_budget <= state.tokens
+    return bool(state.stopped) or state.round >= config.total_rounds or 0 < config.token_budget <= state.tokens
 
 
-def improve(shop: Workshop, state: LoopState, learn: Learn) -> LoopState:
-    """Run rounds until the configuration says enough, a guard says stop, or somebody interrupts.
+def improve(shop: Workshop, state: LoopState, play: Play) -> LoopState:
+    """Play rounds until the configuration says enough, a guard says stop, or somebody interrupts.
 
     Each round is committed whole or not at all, and the state that is returned is a checkpoint. A guard's stop is in it;
     Interrupted is raised once the state is safe.
@@ -50,77 +44,51 @@ def improve(shop: Workshop, state: LoopState, learn: Learn) -> LoopState:
     while not over(c, state):
         t0 = time.perf_counter()
         round = state.round + 1
-        rolled = _rolled(shop, state)  # prompts, rollouts, judgements
-        episodes = screened(shop, round, rolled.episodes)
+        played = play(shop, state)
         t1 = time.perf_counter()
-        update = learn(shop, state, episodes)  # credit, update
-        t2 = time.perf_counter()
-
-        metrics = round_metrics(shop, state, rolled.episodes, update)
+        metrics = dict(played.metrics)
         checks: list[tuple[str, Evaluation]] = []
-        if due(c.canary_every, round, c.rounds):
+        if played.watched and due(c.canary_every, round, c.total_rounds):
             facts, seen = canary(shop, round)
             metrics |= facts
             checks.append(("canary", seen))
-        if due(c.eval_every, round, 0) and round < c.rounds:
+        asked = due(c.eval_every, round, 0) if played.held_out is None else c.eval_every > 0 and played.held_out
+        if asked and round < c.total_rounds:
             held_out = measure_held_out(shop, round, c.eval_mid_n)
             metrics |= {"eval_value": held_out.value, "eval_low": held_out.low, "eval_high": held_out.high}
             checks.append(("mid", held_out))
-        verdicts = watch(
-            shop.guards, Watch(round=round, metrics=metrics, history=state.history, episodes=rolled.episodes)
-        )
+        alike = [m for m in state.history if m.get("stage") == metrics.get("stage")]
+        seen_by = shop.guards if played.watched else ()
+        verdicts = watch(seen_by, Watch(round=round, metrics=metrics, history=alike, episodes=played.episodes))
         decision = decide(verdicts, c.guards, earlier=[Verdict(**v) for v in state.alarms])
 
         state = state.after(
             metrics,
-            cursor=rolled.cursor,
-            tokens=state.tokens + rolled.tokens,
-            pass_rates=updated_rates(state.pass_rates, rolled.episodes, c.curriculum.memory),
+            cursor=played.cursor,
+            tokens=state.tokens + played.tokens,
+            pass_rates=updated_rates(state.pass_rates, played.episodes, c.curriculum.memory),
             alarms=_recent(state, verdicts, c.guards.window),
             lr_scale=tightened(state.lr_scale, verdicts),
         )
         timing = {
-            "rollout_seconds": rolled.sample_seconds,
-            "judge_seconds": rolled.judge_seconds,
-            "learn_seconds": t2 - t1,
-            "watch_seconds": time.perf_counter() - t2,
+            "rollout_seconds": played.sample_seconds,
+            "judge_seconds": played.judge_seconds,
+            "learn_seconds": played.learn_seconds,
+            "watch_seconds": played.measure_seconds + time.perf_counter() - t1,
             "seconds": time.perf_counter() - t0,
-            "tokens": float(rolled.tokens),
-            "tokens_per_second": rolled.tokens / max(1e-9, rolled.sample_seconds),
+            "tokens": float(played.tokens),
+            "tokens_per_second": played.tokens / max(1e-9, played.sample_seconds),
         }
-        commit_round(shop, round, rolled.episodes, metrics, verdicts, timing, checks)
-        shop.progress.round({**metrics, **timing, "rounds": float(c.rounds)}, verdicts)
+        commit_round(shop, round, played, metrics, verdicts, timing, checks)
+        shop.progress.round({**metrics, **timing, "rounds": float(c.total_rounds)}, verdicts)
 
         if decision.action == "roll_back":
             state = roll_back(shop, state, _told(round, decision.reason, verdicts))
         elif decision.action == "stop":
             state = dataclasses.replace(state, stopped=_told(round, decision.reason, verdicts))
-        elif round % c.checkpoint_every == 0:
+        elif round % c.checkpoint_every == 0 or played.kept:
             state = commit_checkpoint(shop, state)
     return state if state.anchor == state.round else commit_checkpoint(shop, state)
-
-
-def _rolled(shop: Workshop, state: LoopState) -> Rollout:
-    """The round's samples, judged. When that cannot be, the state before is made safe: the weights have not moved yet."""
-    try:
-        rolled = rollout(shop, state)
-    except JudgeError:
-        pause(shop, state)
-        raise
-    if shop.interrupted():
-        pause(shop, state)
-        raise Interrupted(
-            f"interrupted in round {state.round + 1}; `triloop resume {shop.run.path}` goes on from round {state.round}"
-        )
-    return rolled
-
-
-def screened(shop: Workshop, round: int, episodes: Sequence[Episode]) -> list[Episode]:
-    """Paid samples that trip a wire lose their reward before anything is learned from them; the store keeps it."""
-    guard = next((g for g in shop.guards if g.name == _SCREEN), None)
-    verdict = None if guard is None else guard.check(Watch(round=round, metrics={}, episodes=episodes))
-    caught = set(verdict.samples) if verdict is not None and verdict.value < 0 else set[str]()
-    return [dataclasses.replace(e, reward=None) if e.completion.id in caught else e for e in episodes]
 
 
 def _recent(state: LoopState, verdicts: Sequence[Verdict], window: int) -> tuple[Mapping[str, Any], ...]:
@@ -134,7 +102,12 @@ def measure_held_out(
     """Gold score on held-out prompts: the same prompts each time, so that rounds and runs compare pairwise."""
     c = shop.config
     tag = Tag(seed=c.seed, round=round, purpose="eval")
-    return evaluate(shop.policy, shop.env, n, c.sampling, tag, level=c.env.level, interrupted=interrupted)
+    env = (
+        Conditioned(shop.env, c.cycle.condition_template, c.cycle.condition)
+        if c.cycle.condition and round
+        else shop.env
+    )
+    return evaluate(shop.policy, env, n, c.sampling, tag, level=c.env.level, interrupted=interrupted)
 
 
 def _told(round: int, reason: str, verdicts: Sequence[Verdict]) -> str:

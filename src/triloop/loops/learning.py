@@ -28,13 +28,19 @@ def tightened(scale: float, verdicts: Sequence[Verdict]) -> float:
     return max(_TIGHTEST, scale / 2) if asked else min(1.0, 2 * scale)
 
 
-def policy_gradient(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:
-    """Credit, then ``updates_per_round`` passes of ``minibatches`` optimiser steps over the round's samples."""
+def policy_gradient(
+    shop: Workshop, state: LoopState, episodes: Sequence[Episode], *, rounds_done: int | None = None
+) -> Mapping[str, float]:
+    """Credit, then ``updates_per_round`` passes of ``minibatches`` optimiser steps over the round's samples.
+
+    The schedule is ``config.rounds`` rounds long. It stands where the policy's version says, or after ``rounds_done``.
+    """
     batch, figures = _credited(shop, episodes)
     if batch is None:
         return {**figures, "updates": 0.0}
     total = shop.config.rounds * _steps(shop)
-    return {**figures, **take_steps(shop, state, batch, version=shop.policy.version, total=total)}
+    done = shop.policy.version if rounds_done is None else rounds_done * _steps(shop)
+    return {**figures, **take_steps(shop, state, batch, version=done, total=total)}
 
 
 def expert_iteration(shop: Workshop, state: LoopState, episodes: Sequence[Episode]) -> Mapping[str, float]:

@@ -49,7 +49,8 @@ def canary(shop: Workshop, round: int) -> tuple[dict[str, float], Evaluation]:
     Where they are one and the same, nobody is asked twice.
     """
     c = shop.config
-    same = shop.env.honest and (c.verifier is None or isinstance(shop.env, JudgedBy))
+    by_task = c.verifier is None and (c.loop != "generations" or c.cycle.judge == "task")
+    same = shop.env.honest and (by_task or isinstance(shop.env, JudgedBy))
     e = evaluate(
         shop.policy,
         shop.env,

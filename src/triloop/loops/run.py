@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,26 @@ from typing import Any
 import torch
 
 from triloop.errors import ConfigError, GuardStop, RunFolderError, TriloopError, VerifierError
-from triloop.loops.build import Parts, describe_machine, judging, load_policy, make_env, parts, set_threads, workshop
+from triloop.loops.build import (
+    Parts,
+    describe_machine,
+    hands,
+    judging,
+    load_policy,
+    make_env,
+    parts,
+    set_threads,
+    workshop,
+)
 from triloop.loops.commit import commit_checkpoint, commit_evaluation
 from triloop.loops.config import RunConfig, from_mapping, to_mapping
 from triloop.loops.evaluate import evaluate
-from triloop.loops.improve import Learn, improve, measure_held_out, over
-from triloop.loops.learning import expert_iteration, policy_gradient
+from triloop.loops.improve import improve, measure_held_out, over
 from triloop.loops.progress import Progress, Silent
 from triloop.loops.signals import interruptible
 from triloop.loops.state import LoopState, Workshop, load_state
 from triloop.loops.summary import summarise
+from triloop.policies.devices import pick_device
 from triloop.policies.native import pick_precision
 from triloop.policies.protocol import Tag
 from triloop.records import Verdict
@@ -34,12 +44,9 @@ from triloop.store.translate import event_row, verdict_row
 
 __all__ = ["evaluate_policy", "resume", "start"]
 
-_LOOPS: dict[str, Learn] = {"outcome_rl": policy_gradient, "expert_iteration": expert_iteration}
-
-_THREADS = "threads was "
-_FREE = ("rounds", "threads")
-"""Settings that may be changed in ``config.yaml`` before a resume: the length of a run is open, and threads are compared as
-they turn out, not as they are asked for."""
+_FREE = ("rounds", "threads", "device", "generations")
+"""Settings that may be changed in ``config.yaml`` before a resume: the length of a run is open, and threads and device are
+compared as they turn out, not as they are asked for."""
 
 
 def start(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -63,33 +70,33 @@ def resume(
     progress: Progress | None = None,
     *,
     rounds: int | None = None,
+    generations: int | None = None,
     threads: int | None = None,
+    device: str | None = None,
     allow_changed: bool = False,
 ) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint. ``rounds`` asks for another total, ``threads`` for another number of
-    processor threads; ``config.yaml`` then says so.
+    """Go on with a run from its last checkpoint. ``rounds`` asks for another total (``generations`` where there are
+    stages), ``threads`` for another number of
+    processor threads, ``device`` for another device; ``config.yaml`` then says so.
 
     A finished run is left as it is and gives its summary again; one that a guard stopped raises GuardStop again, unless its
     ``guards`` were changed. Refuses when threads, versions, processor or policy differ from those at the start (the result
-    would not be bit-exact), unless ``allow_changed``, or ``threads`` where they alone differ. Then a warning and the log
-    say from which round on.
+    would not be bit-exact), unless ``allow_changed``, or where nothing differs but what was asked for. Then a warning and
+    the log say from which round on.
     """
     progress = progress or Silent()
     with interruptible() as asked, Run.open(folder, write=True) as run:
-        wanted = {k: v for k, v in (("rounds", rounds), ("threads", threads)) if v is not None}
+        asks = {"rounds": rounds, "generations": generations, "threads": threads, "device": device}
+        wanted = {k: v for k, v in asks.items() if v is not None}
         config: RunConfig = from_mapping(RunConfig, {**run.config, **wanted})
-        machine = describe_machine(set_threads(config.threads, config.policy), pick_precision(config.precision))
-        changed = [*_differences(run, machine), *_edits(run)]
-        _refuse(run, [c for c in changed if threads is None or not c.startswith(_THREADS)], allow_changed)
+        changed = [*_differences(run, _machine(config)), *_edits(run)]
+        _refuse(run, [c for c in changed if not c.startswith(_begins(wanted))], allow_changed)
         saved = run.latest_checkpoint()
         state = LoopState() if saved is None else load_state(saved.path)
-        if state.round > config.rounds:
-            raise ConfigError(
-                f"the run has come to round {state.round}; rounds is {config.rounds}, give at least {state.round}"
-            )
+        _check_length(config, state, rounds)
         if state.stopped and any(e.startswith("guards was ") for e in _edits(run)):
             state = dataclasses.replace(state, stopped="", alarms=())
-        if any(run.config[name] != value for name, value in wanted.items()):
+        if any(run.config.get(name) != value for name, value in wanted.items()):
             run.config.update(wanted)
             write_config(run.path, run.config)
         if saved is not None and _ended(run, config, state):
@@ -97,11 +104,37 @@ def resume(
         with parts(config) as made:
             other = _differences(run, {"policy_sha256": made.machine["policy_sha256"]})
             _refuse(run, other, allow_changed)
+            shop = workshop(made, run, progress, asked)
             if saved is not None:
-                made.policy.load_state(saved.path)
+                shop.load_state(saved.path)
             proofs = _proved(made, progress) if saved is None else None
             run.append([event_row(state.round, "resumed", _inexact(state, [*changed, *other]))])
-            return _complete(workshop(made, run, progress, asked), state, resumed=state.round, proofs=proofs)
+            return _complete(shop, state, resumed=state.round, proofs=proofs)
+
+
+def _machine(config: RunConfig) -> dict[str, Any]:
+    """What the machine is like with these settings; sets the number of threads."""
+    device = pick_device(config.device)
+    threads = set_threads(config.threads, config.policy, shared_by=hands(config))
+    return describe_machine(threads, pick_precision(config.precision, device), device)
+
+
+def _begins(names: Iterable[str]) -> tuple[str, ...]:
+    """How what is told of changes in these begins."""
+    return tuple(f"{name} was " for name in names)
+
+
+def _check_length(config: RunConfig, state: LoopState, rounds: int | None) -> None:
+    """Refuse to end a run before where it has come to, or to change how long its past stages were."""
+    if config.loop == "generations" and rounds is not None:
+        raise ConfigError(
+            "--rounds is the length of each stage here, and stages that were played cannot change theirs; ask for more "
+            "generations instead: --generations N"
+        )
+    if state.round > config.total_rounds:
+        raise ConfigError(
+            f"the run has come to round {state.round}; it is to have {config.total_rounds}, ask for at least {state.round}"
+        )
 
 
 def _differences(run: Run, machine: Mapping[str, Any]) -> list[str]:
@@ -111,12 +144,12 @@ def _differences(run: Run, machine: Mapping[str, Any]) -> list[str]:
 
 def _edits(run: Run) -> list[str]:
     """What was changed in ``config.yaml`` that matters."""
-    return [e for e in run.config_edits() if not e.startswith(tuple(f"{name} was " for name in _FREE))]
+    return [e for e in run.config_edits() if not e.startswith(_begins(_FREE))]
 
 
 def _refuse(run: Run, changed: Sequence[str], allow_changed: bool) -> None:
     if changed and not allow_changed:
-        threads = any(c.startswith(_THREADS) for c in changed)
+        threads = any(c.startswith(_begins(["threads"])) for c in changed)
         hint = f" (such as with --threads {run.environment['threads']})" if threads else ""
         raise RunFolderError(
             f"{run.path} was started under other conditions: {'; '.join(changed)}. Resume as it was started{hint}, or add "
@@ -164,7 +197,7 @@ def _complete(
     try:
         if proofs is not None:
             state = _begin(shop, state, proofs)
-        state = improve(shop, state, _LOOPS[c.loop])
+        state = improve(shop, state, shop.play)
         _finish(shop, state)
     except TriloopError as error:
         with suppress(TriloopError):  # a full disk is told once

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from triloop.errors import StoreError
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from triloop.guards.base import Guard
     from triloop.learn.algorithms import Algorithm
     from triloop.loops.config import RunConfig
+    from triloop.loops.played import Play
     from triloop.loops.progress import Progress
     from triloop.policies.protocol import Policy
     from triloop.sources.judge import Judge
     from triloop.store.run import Run
 
-__all__ = ["LoopState", "Workshop", "load_state", "save_state"]
+__all__ = ["LoopState", "Part", "Workshop", "load_state", "save_state"]
 
 _FILE = "loop.json"
 
@@ -57,6 +58,18 @@ class LoopState:
         return dataclasses.replace(self, round=self.round + 1, history=(*self.history, metrics), **changes)
 
 
+class Part(Protocol):
+    """What changes from round to round besides the policy, such as a reward model. A checkpoint holds it whole."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything that a bit-exact continuation needs into an empty folder."""
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what ``save_state`` wrote."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
     """The parts of a run, built from its configuration. The loop uses them and owns none."""
@@ -72,6 +85,16 @@ class Workshop:
     run: Run
     progress: Progress
     interrupted: Callable[[], bool]
+    play: Play
+    """What each round of this run is."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """By name; a checkpoint has a folder for each."""
+
+    def load_state(self, folder: Path) -> None:
+        """Put the policy and every other part back to what a checkpoint holds."""
+        self.policy.load_state(folder)
+        for name, part in self.parts.items():
+            part.load_state(folder / name)
 
 
 def save_state(state: LoopState, folder: Path) -> None:

@@ -212,7 +212,7 @@ class Decoder(nn.Module):
 
     def add_value_head(self) -> None:
         """One linear value per position, starting at zero."""
-        self.value_head = nn.Linear(self.config.hidden_size, 1)
+        self.value_head = nn.Linear(self.config.hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 

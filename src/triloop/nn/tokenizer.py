@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from triloop.errors import ModelError
 from triloop.records import Turn
 
-__all__ = ["Tokenizer", "char_tokenizer", "parse_json", "read_json"]
+__all__ = ["Tokenizer", "char_tokenizer", "parse_json", "read_json", "word_tokenizer"]
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FILES = (
@@ -101,6 +101,11 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], *, add_special: bool = True) -> list[list[int]]:
         """``encode`` of each text, in parallel and without offsets."""
         return [list(e.ids) for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of ``text`` without special tokens, and the characters ``start <= k < end`` that each stands for."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        return list(found.ids), [(int(a), int(b)) for a, b in found.offsets]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens. Ids that the vocabulary lacks are left out."""
@@ -293,15 +298,40 @@ def char_tokenizer(chars: str) -> Tokenizer:
     """
     if len(set(chars)) != len(chars):
         raise ValueError(f"characters must be distinct, got {chars!r}")
-    roles = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    backend = tokenizers.Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate([*roles.values(), *chars])}, unk_token="<unk>")
-    )
-    backend.add_special_tokens(list(roles.values()))
+    backend = _whole_words(chars)
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # "." would leave out line ends
     backend.decoder = decoders.Fuse()
+    return _made(backend)
+
+
+def word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """One token per word between blanks, ids as in ``char_tokenizer``; a word that is not listed is ``<unk>``.
+
+    A text of listed words with single blanks between them comes back as it was; other white space becomes one blank.
+    The directory it saves loads with transformers' AutoTokenizer, too. ValueError for words that are not distinct, empty,
+    or hold white space.
+    """
+    if len(set(words)) != len(words) or any(word.split() != [word] for word in words):
+        raise ValueError(f"words must be distinct, not empty and without white space, got {list(words)!r}")
+    backend = _whole_words(words)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _made(backend)  # without a decoder, tokens are joined by single blanks
+
+
+_ROLES = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+
+
+def _whole_words(words: Sequence[str]) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([*_ROLES.values(), *words])}, unk_token="<unk>")
+    )
+    backend.add_special_tokens(list(_ROLES.values()))
+    return backend
+
+
+def _made(backend: tokenizers.Tokenizer) -> Tokenizer:
     # Without the explicit false, transformers 4 would remove spaces before punctuation when it decodes.
-    config = {**roles, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+    config = {**_ROLES, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
               "model_max_length": 1_000_000}  # fmt: skip
     return Tokenizer(
         {

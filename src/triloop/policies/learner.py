@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from triloop.errors import ConfigError, WorkError
-from triloop.learn.batch import Batch, TokenOutputs, micro_batches
+from triloop.learn.batch import TokenBatch, TokenOutputs, micro_batches
 from triloop.learn.choices import OptimConfig
 from triloop.learn.update import LossFn, add_sums, summarise
-from triloop.policies.statistics import token_statistics
+from triloop.policies.devices import exact
+from triloop.policies.statistics import other_tokens, token_statistics
 
 __all__ = ["Learner", "LearnerSettings", "Network", "pick_precision"]
 
@@ -58,7 +59,7 @@ class Network(Protocol):
 
     @property
     def value_head(self) -> nn.Module | None:
-        """Maps a hidden state to one number; None when there is none."""
+        """Maps a hidden state to one number, or to several of which the first is the value; None when there is none."""
         ...
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -74,11 +75,12 @@ class Network(Protocol):
         ...
 
 
-def pick_precision(name: str) -> torch.dtype:
-    """``fp32``, ``bf16``, or ``auto``: bf16 where the processor multiplies it natively (AMX, CUDA), else fp32."""
+def pick_precision(name: str, device: torch.device | str = "cpu") -> torch.dtype:
+    """``fp32``, ``bf16``, or ``auto``: bf16 where the device multiplies it natively (AMX, CUDA), else fp32."""
     if name == "auto":
-        amx = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-        name = "bf16" if amx or torch.cuda.is_available() else "fp32"
+        on_gpu = torch.device(device).type == "cuda"
+        amx = not on_gpu and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+        name = "bf16" if amx or (on_gpu and torch.cuda.is_bf16_supported()) else "fp32"
     try:
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
     except KeyError:
@@ -94,6 +96,11 @@ class Learner:
         self.version = 0
         self._optimiser: torch.optim.AdamW | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are. Batches and what the losses see lie on the processor."""
+        return next(iter(self.network.parameters())).device
+
     # ------------------------------------------------------------------ scoring
 
     def _states(self, rows: Sequence[Row]) -> tuple[Float[Tensor, "n width"], Int[Tensor, " n"]]:
@@ -103,8 +110,9 @@ class Learner:
         # The last token predicts nothing that is asked for: it is never computed.
         sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in rows]
         hidden = self.network.hidden(sequences)
-        ends = np.cumsum([len(s) for s in sequences])
-        pick = np.concatenate([np.arange(e - len(t), e) for e, (_, t) in zip(ends, rows, strict=True)])
+        counts = np.array([len(tokens) for _, tokens in rows])
+        behind = np.cumsum([len(s) for s in sequences]) - np.cumsum(counts)
+        pick = np.arange(counts.sum()) + np.repeat(behind, counts)
         flat = [t for _, tokens in rows for t in tokens]
         if flat and not 0 <= min(flat) <= max(flat) < self.network.vocab_size:
             raise ConfigError(
@@ -149,40 +157,59 @@ class Learner:
             _spread(out, items, piece, head(hidden.float())[:, 0])
         return out
 
-    def outputs(self, batch: Batch) -> TokenOutputs:
+    def outputs(self, batch: TokenBatch) -> TokenOutputs:
         """What the losses see of a batch, differentiable."""
         rows = [row for row in zip(batch.prompt_tokens, batch.tokens, strict=True) if row[1]]
         asked, shape = self.settings.entropy, batch.mask.shape
         if not rows:
-            return TokenOutputs(logp=torch.zeros(shape), entropy=torch.zeros(shape) if asked else None)
+            others = torch.zeros(*shape, batch.alternatives) if batch.alternatives else None
+            nothing = torch.zeros(shape)
+            return TokenOutputs(logp=nothing, entropy=nothing if asked else None, alternatives=others)
         logps, entropies, hidden = self._statistics(rows, self.settings.temperature, entropy=asked)
         head = self.network.value_head
-        where = torch.tensor([b * shape[1] + t for b, tokens in enumerate(batch.tokens) for t in range(len(tokens))])
+        told = None if head is None else head(hidden.float())
+        lengths = torch.tensor([len(tokens) for tokens in batch.tokens])
+        where = torch.nonzero((torch.arange(shape[1]) < lengths[:, None]).view(-1))[:, 0]
 
         def unpack(x: Tensor) -> Tensor:
             x = x.to(batch.mask.device)
-            return x.new_zeros(shape.numel()).index_copy(0, where.to(x.device), x).view(shape)
+            rest = x.shape[1:]
+            return x.new_zeros(shape.numel(), *rest).index_copy(0, where.to(x.device), x).view(*shape, *rest)
 
         return TokenOutputs(
             logp=unpack(logps),
             entropy=unpack(entropies) if asked else None,
-            values=None if head is None else unpack(head(hidden.float())[:, 0]),
+            values=None if told is None else unpack(told[:, 0]),
+            alternatives=unpack(self._alternatives(rows, hidden, batch.alternatives)) if batch.alternatives else None,
+            heads=None if told is None or told.shape[1] == 1 else unpack(told),
+        )
+
+    def _alternatives(self, rows: Sequence[Row], hidden: Tensor, count: int) -> Float[Tensor, "n rank"]:
+        targets = torch.tensor([t for _, tokens in rows for t in tokens], device=hidden.device)
+        return other_tokens(
+            self.network.logits,
+            hidden,
+            targets,
+            vocab_size=self.network.vocab_size,
+            count=count,
+            temperature=self.settings.temperature,
         )
 
     # ------------------------------------------------------------------ learning
 
-    def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
+    def forward_backward(self, batch: TokenBatch, loss: LossFn) -> dict[str, float]:
         """Accumulate the gradient over micro-batches: the same as one big batch, in bounded memory."""
         sums: dict[str, Tensor] = {}
         for micro in micro_batches(batch, self.micro_tokens):
-            value, part = loss(self.outputs(micro), micro, batch.denominators)
-            if not torch.isfinite(value):
-                raise WorkError(
-                    f"the loss became {value.item()} at policy version {self.version}; lower --optim.lr and start from an "
-                    "earlier checkpoint"
-                )
-            if value.requires_grad:  # not when no row has a token
-                value.backward()
+            with exact(self.device):
+                value, part = loss(self.outputs(micro), micro, batch.denominators)
+                if not torch.isfinite(value):
+                    raise WorkError(
+                        f"the loss became {value.item()} at policy version {self.version}; lower --optim.lr and start from "
+                        "an earlier checkpoint"
+                    )
+                if value.requires_grad:  # not when no row has a token
+                    value.backward()
             sums = add_sums(sums, part)
         return summarise(sums)
 
@@ -221,13 +248,15 @@ class Learner:
         self._optimiser = None
 
     def state(self) -> dict[str, Any]:
-        """What continues bit-exactly besides the weights."""
-        return {"optimiser": self._adamw().state_dict(), "version": self.version}
+        """What continues bit-exactly besides the weights. A policy that does not learn has no optimiser."""
+        learns = any(p.requires_grad for p in self.network.parameters())
+        return {"optimiser": self._adamw().state_dict() if learns else None, "version": self.version}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take what ``state`` gave, into an optimiser over the present parameters."""
         self.forget()
-        self._adamw().load_state_dict(state["optimiser"])
+        if state["optimiser"] is not None:
+            self._adamw().load_state_dict(state["optimiser"])
         self.version = int(state["version"])
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from triloop.learn.batch import Batch
+from triloop.learn.batch import TokenBatch
 from triloop.learn.update import LossFn
 from triloop.nn.decoder import Decoder
 from triloop.nn.hf_io import load_pretrained, save_pretrained, weights_sha256
@@ -77,9 +77,10 @@ class NativePolicy:
         self._stepper: NativeStepper | None = None
 
     @classmethod
-    def load(cls, path: str | Path, **settings: Any) -> NativePolicy:
+    def load(cls, path: str | Path, *, device: torch.device | str = "cpu", **settings: Any) -> NativePolicy:
         """From a Hugging Face directory."""
-        return cls(*load_pretrained(Path(path)), **settings)
+        decoder, tokenizer = load_pretrained(Path(path))
+        return cls(decoder.to(device), tokenizer, **settings)
 
     @property
     def version(self) -> int:
@@ -88,6 +89,10 @@ class NativePolicy:
     @property
     def precision(self) -> torch.dtype:
         return self.settings.precision
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
 
     @property
     def parameters(self) -> int:
@@ -126,7 +131,7 @@ class NativePolicy:
     def values(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[NDArray[np.float32]]:
         return self.learner.values(items)
 
-    def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
+    def forward_backward(self, batch: TokenBatch, loss: LossFn) -> dict[str, float]:
         return self.learner.forward_backward(batch, loss)
 
     def optim_step(self, lr: float) -> dict[str, float]:
@@ -172,6 +177,10 @@ class NativePolicy:
         self._fast_version = -1
         self.learner.forget()
 
+    def follow(self, other: NativePolicy) -> None:
+        self.restart_from(other)
+        self.learner.version = other.version
+
     # ------------------------------------------------------------------ state
 
     def save_pretrained(self, folder: Path) -> None:
@@ -186,7 +195,7 @@ class NativePolicy:
         torch.save(state, folder / "learner.pt")
 
     def load_state(self, folder: Path) -> None:
-        state = torch.load(folder / "learner.pt", weights_only=True)
+        state = torch.load(folder / "learner.pt", map_location="cpu", weights_only=True)
         weights = state.get("decoder")
         if weights is None:
             weights = load_pretrained(folder / "policy")[0].state_dict()

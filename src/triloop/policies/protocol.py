@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from triloop.learn.batch import Batch
+    from triloop.learn.batch import TokenBatch
     from triloop.learn.update import LossFn
     from triloop.nn.tokenizer import Tokenizer
     from triloop.policies.engine import LogitMask, Respond
@@ -86,6 +86,11 @@ class Policy(Sampler, Scorer, Protocol):
         ...
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
     def parameters(self) -> int:
         """Number of the model's weights, without heads and adapters."""
         ...
@@ -102,7 +107,7 @@ class Policy(Sampler, Scorer, Protocol):
         """For each (prompt tokens, tokens): the value head's estimate before every token."""
         ...
 
-    def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
+    def forward_backward(self, batch: TokenBatch, loss: LossFn) -> dict[str, float]:
         """Add the gradient of ``loss`` over ``batch`` to what is there; returns the loss's metrics."""
         ...
 
@@ -124,6 +129,10 @@ class Policy(Sampler, Scorer, Protocol):
 
     def restart_from(self, other: Self) -> None:
         """Take the weights of another policy and forget the optimiser's memory. The version goes on counting."""
+        ...
+
+    def follow(self, other: Self) -> None:
+        """Take the weights and the version of another policy: from here on sample and score as it does now."""
         ...
 
     def save_pretrained(self, folder: Path) -> None:

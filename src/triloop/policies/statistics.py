@@ -1,4 +1,4 @@
-"""What the distribution over the next token says of the token that came: its log-probability, and the entropy."""
+"""What the distribution over the next token says: of the token that came, of its own entropy, of the other tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from triloop.kernels import train
 
-__all__ = ["WHOLE", "token_statistics"]
+__all__ = ["WHOLE", "other_tokens", "token_statistics"]
 
 WHOLE = 1 << 24
 """Most logits that are held at once: 64 MB in fp32, and a few times that while their gradient is taken."""
@@ -42,6 +42,34 @@ def token_statistics(
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
     return torch.cat([logps for logps, _ in parts]), torch.cat([entropies for _, entropies in parts])
+
+
+def other_tokens(
+    logits_of: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "n width"],
+    targets: Int[Tensor, " n"],
+    *,
+    vocab_size: int,
+    count: int,
+    temperature: float,
+    whole: int = WHOLE,
+) -> Float[Tensor, "n rank"]:
+    """Log p of the ``count`` most likely tokens other than the target, likeliest first, in nats and fp32, differentiable.
+
+    Fewer columns when the vocabulary has fewer other tokens. The logits are made in slices, as above.
+    """
+
+    def slice_of(h: Tensor, t: Tensor) -> Tensor:
+        logits = logits_of(h).float()
+        if temperature not in (0.0, 1.0):
+            logits = logits / temperature
+        others = logits.scatter(1, t[:, None], float("-inf"))
+        best = others.topk(min(count, logits.shape[1] - 1), dim=1).values
+        return best - logits.logsumexp(dim=1, keepdim=True)
+
+    size = max(1, whole // vocab_size)
+    pairs = zip(hidden.split(size), targets.split(size), strict=True)
+    return torch.cat([checkpoint(slice_of, h, t, use_reentrant=False, preserve_rng_state=False) for h, t in pairs])
 
 
 def _slice(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from triloop.errors import ConfigError
-from triloop.learn.batch import Batch
+from triloop.learn.batch import TokenBatch
 from triloop.learn.update import LossFn
 from triloop.nn.hf_io import tensors_sha256
 from triloop.nn.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ from triloop.records import Completion, Prompt
 __all__ = ["TransformersNetwork", "TransformersPolicy", "TransformersStepper", "load_transformers"]
 
 
-def load_transformers(path: str | Path, **settings: Any) -> TransformersPolicy:
+def load_transformers(path: str | Path, *, device: torch.device | str = "cpu", **settings: Any) -> TransformersPolicy:
     """A policy from a Hugging Face directory of any causal language model that transformers knows.
 
     ``settings`` are the fields of ``LearnerSettings``. Raises ModelError when transformers is not installed, or the
@@ -41,6 +41,7 @@ def load_transformers(path: str | Path, **settings: Any) -> TransformersPolicy:
     """
     folder = Path(path)
     model = read_model(folder)
+    model.module.to(device)
     return TransformersPolicy(model, Tokenizer.from_directory(folder), **settings)
 
 
@@ -163,6 +164,10 @@ class TransformersPolicy:
         return self.settings.precision
 
     @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.module.parameters())
 
@@ -200,7 +205,7 @@ class TransformersPolicy:
     def values(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[NDArray[np.float32]]:
         return self.learner.values(items)
 
-    def forward_backward(self, batch: Batch, loss: LossFn) -> dict[str, float]:
+    def forward_backward(self, batch: TokenBatch, loss: LossFn) -> dict[str, float]:
         return self.learner.forward_backward(batch, loss)
 
     def optim_step(self, lr: float) -> dict[str, float]:
@@ -244,6 +249,10 @@ class TransformersPolicy:
         self._fast_version = -1
         self.learner.forget()
 
+    def follow(self, other: TransformersPolicy) -> None:
+        self.restart_from(other)
+        self.learner.version = other.version
+
     # ------------------------------------------------------------------ state
 
     def save_pretrained(self, folder: Path) -> None:
@@ -257,7 +266,7 @@ class TransformersPolicy:
         torch.save(state, folder / "learner.pt")
 
     def load_state(self, folder: Path) -> None:
-        state = torch.load(folder / "learner.pt", weights_only=True)
+        state = torch.load(folder / "learner.pt", map_location="cpu", weights_only=True)
         self.model.module.load_state_dict(read_model(folder / "policy").module.state_dict())
         if state["value_head"] is not None:
             self.add_value_head()

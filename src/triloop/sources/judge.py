@@ -1,19 +1,16 @@
-"""Who judges: one protocol, an environment's own verifier behind it, and how several judgements become one."""
+"""Who judges: a protocol of one method for each way of judging, and an environment's own verifier behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from triloop.errors import ConfigError
 from triloop.records import Feedback, Prompt
 
 if TYPE_CHECKING:
     from triloop.envs.base import Env, Split
 
-__all__ = ["EnvJudge", "Judge", "JudgedBy", "Panel", "Rule", "combine"]
-
-Rule = Literal["all", "mean"]
+__all__ = ["Critic", "EnvJudge", "Judge", "JudgedBy", "PairJudge", "Reviser"]
 
 
 class Judge(Protocol):
@@ -26,6 +23,45 @@ class Judge(Protocol):
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
         """One judgement per (prompt, text), in order."""
+        ...
+
+
+class PairJudge(Protocol):
+    """Says which of two completions of a prompt is better: ``pair`` feedback, +1 the first, -1 the second, 0 a tie."""
+
+    @property
+    def name(self) -> str:
+        """Who judges, as the feedback's ``source`` says it."""
+        ...
+
+    def compare(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[Feedback]:
+        """One judgement per (prompt, first, second), in order. A failure is a feedback, not an exception."""
+        ...
+
+
+class Critic(Protocol):
+    """Says in words what is wrong with a completion: ``text`` feedback."""
+
+    @property
+    def name(self) -> str:
+        """Who judges, as the feedback's ``source`` says it."""
+        ...
+
+    def critique(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
+        """One critique per (prompt, text), in order. A failure is a feedback, not an exception."""
+        ...
+
+
+class Reviser(Protocol):
+    """Writes a better completion with a critique in hand: ``edit`` feedback (revised > original)."""
+
+    @property
+    def name(self) -> str:
+        """Who revised, as the feedback's ``source`` says it."""
+        ...
+
+    def revise(self, prompts: Sequence[Prompt], texts: Sequence[str], critiques: Sequence[str]) -> list[Feedback]:
+        """One revision per (prompt, text, critique), in order. A failure is a feedback, not an exception."""
         ...
 
 
@@ -69,44 +105,3 @@ class JudgedBy:
     def wrong_answers(self, prompt: Prompt) -> list[str]:
         """As the environment makes them up."""
         return self._env.wrong_answers(prompt)
-
-
-class Panel:
-    """Several judges of every completion, combined by one rule."""
-
-    def __init__(self, judges: Sequence[Judge], *, rule: Rule = "all") -> None:
-        if not judges:
-            raise ConfigError("a panel needs at least one judge; got none")
-        self._judges, self._rule = tuple(judges), rule
-        self.name = f"{rule}({', '.join(j.name for j in judges)})"
-
-    def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
-        """One combined judgement per (prompt, text), in order."""
-        columns = [j.judge(prompts, texts) for j in self._judges]
-        return [combine(row, rule=self._rule, source=self.name) for row in zip(*columns, strict=True)]
-
-
-def combine(feedback: Sequence[Feedback], *, rule: Rule = "all", source: str = "") -> Feedback:
-    """Several judgements of one completion as one.
-
-    ``all`` takes the lowest value: accepted only if every judge accepts, so that no easy part (a format) pays for a
-    missing hard one (the answer). ``mean`` weighs by confidence. If any judge failed, so did the combination.
-    """
-    failed = [f for f in feedback if f.value is None]
-    cost = sum(f.cost for f in feedback)
-    if failed or not feedback:
-        why = f"{failed[0].source}: {failed[0].failure}" if failed else "no judgement to combine"
-        return Feedback(value=None, failure=why, source=source, cost=cost)
-    pairs = [(f.value, f) for f in feedback if f.value is not None]
-    parts = {f.source or str(i): value for i, (value, f) in enumerate(pairs)}
-    weight = sum(f.confidence for _, f in pairs)
-    if rule == "all":
-        value, decisive = min(pairs, key=lambda pair: pair[0])
-        reason, confidence = decisive.reason, decisive.confidence
-    else:
-        value = sum(v * f.confidence for v, f in pairs) / weight if weight > 0 else 0.0
-        reason, confidence = "; ".join(f.reason for _, f in pairs if f.reason), weight / len(pairs)
-    kind = "ternary" if value in (-1.0, 0.0, 1.0) else "scalar"
-    return Feedback(
-        value=value, reason=reason, source=source, kind=kind, confidence=confidence, cost=cost, breakdown=parts
-    )

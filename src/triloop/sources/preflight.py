@@ -40,17 +40,21 @@ class _Case:
 class _Judged:
     case: _Case
     feedback: Feedback
+    bar: float = 0.0
+    """What a wrong answer must stay below, or at when it is 0: of a graded task, the right answer's own value."""
 
     @property
     def accepted(self) -> bool:
-        return self.feedback.value is not None and self.feedback.value > 0
+        value = self.feedback.value
+        return value is not None and value > 0 and (self.case.kind == "right" or value >= self.bar)
 
 
 def preflight(env: Env, judge: Judge, *, n: int = 16, seed: int = 0, seconds: float = 5.0) -> list[Verdict]:
     """One verdict per property of ``judge``, tried on ``n`` training prompts of ``env``; round 0, names ``preflight:...``.
 
     -1 with action ``stop``: a right answer is rejected, or a wrong one (spoiled, empty, an echo of the prompt, junk) is
-    accepted. -1 with action ``warn``: it does not repeat itself, or fails on a few samples. 0: cannot tell. Raises
+    accepted; where a right answer's own judgement is a scalar, the task is graded, and accepted means paid as much as that
+    one. -1 with action ``warn``: it does not repeat itself, or fails on a few samples. 0: cannot tell. Raises
     ``VerifierError`` with the failing example when the judge does not end, fails on a right answer, or fails on more than
     half of all. Takes at most ``seconds`` and one time limit of the judge; what was not reached is not claimed.
     """
@@ -60,10 +64,13 @@ def preflight(env: Env, judge: Judge, *, n: int = 16, seed: int = 0, seconds: fl
     repeats: list[tuple[_Judged, Feedback]] = []
     # one call at a time: a judge that hangs costs one time limit, and is named with the sample that did it
     for index, prompt in enumerate(prompts):
+        bar = 0.0
         for case in _cases(env, prompt):
             if judged and time.monotonic() > deadline:
                 break
-            judged.append(_Judged(case, _ask(judge, case)))
+            judged.append(_Judged(case, _ask(judge, case), bar))
+            if case.kind == "right" and judged[-1].feedback.kind == "scalar":
+                bar = judged[-1].feedback.value or 0.0
             if index < 4:
                 repeats.append((judged[-1], _ask(judge, case)))
     _raise_if_broken(judge, judged)

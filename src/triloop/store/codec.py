@@ -12,7 +12,7 @@ import sys
 import zlib
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,21 @@ _COMPRESS_FROM = 1024
 _TYPES = {"f4": "f", "f8": "d", "u2": "H", "i4": "i", "i8": "q"}
 """Tags of packed numbers, and Python's own letters for these types."""
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _quoted = json.encoder.encode_basestring_ascii
+
+
+def _canonical_encoder() -> Callable[[Any], str]:
+    """``JSONEncoder.encode`` with sorted keys and without blanks. That makes a new C encoder for each call, a third of the
+    time that a row takes; this makes one."""
+    plain = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    encode = make(None, plain.default, _quoted, None, ":", ",", True, False, True)
+    return lambda value: "".join(encode(value, 0))
+
+
+_canonical = _canonical_encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +88,7 @@ def encode(row: Row) -> Encoded:
     """Raises StoreError for a payload that is not JSON."""
     try:
         text = _canonical(row.payload if type(row.payload) is dict else dict(row.payload))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(
             f"row {row.id!r} of kind {row.kind!r} cannot be stored: {error}. "
             "A payload holds strings, numbers, booleans, None, lists and mappings of these"

@@ -104,6 +104,8 @@ def feedback_row(feedback: Feedback, completion_id: str, round: int, index: int 
 
 def _beyond_value(feedback: Feedback) -> dict[str, Any]:
     """What most judgements lack, where there is any."""
+    if not (feedback.about or feedback.content or feedback.consent or feedback.parents) and feedback.time is None:
+        return {}
     fields: dict[str, Any] = {
         "about": list(feedback.about),
         "content": dict(feedback.content),
@@ -117,8 +119,8 @@ def _beyond_value(feedback: Feedback) -> dict[str, Any]:
 def to_feedback(row: Row) -> Feedback:
     """Inverse of ``feedback_row``."""
     fields = dict(row.payload)
-    tuples = {name: tuple(fields.pop(name)) for name in ("about", "parents") if name in fields}
-    return Feedback(**fields, **tuples)
+    about, parents = fields.pop("about", ()), fields.pop("parents", ())
+    return Feedback(**fields, about=tuple(about), parents=tuple(parents))
 
 
 def verdict_row(verdict: Verdict) -> Row:
