@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         from triloop.recipes.table import RECIPES
 
         raise UsageError(f"which recipe? Choose one of {', '.join(RECIPES)}; or give FILE.yaml or FILE.py:FUNCTION")
-    config = fields.apply(targets.load(args.recipe), args.settings)
+    config = fields.apply(targets.load(args.recipe, args.settings), args.settings)
     if not config.policy:
         raise UsageError(
             f"recipe {config.recipe!r} needs a model to begin with; give --policy DIR (a Hugging Face directory)"

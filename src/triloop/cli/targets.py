@@ -17,14 +17,19 @@ from triloop.loops.config import RunConfig, from_mapping, to_mapping
 __all__ = ["fresh_folder", "load"]
 
 
-def load(target: str | None) -> RunConfig:
-    """The configuration that ``target`` names. Raises UsageError or ConfigError, saying what can be given."""
+def load(target: str | None, settings: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration that ``target`` names. Raises UsageError or ConfigError, saying what can be given.
+
+    ``settings`` are those that will replace its own: a recipe may have others ready for a policy of one's own.
+    """
     from triloop.recipes.table import RECIPES
 
     if target is None:
         return RunConfig()
     if target in RECIPES:
-        return RECIPES[target].config()
+        recipe, given = RECIPES[target], settings or {}
+        own = recipe.own is not None and not str(given.get("policy", "base:")).startswith("base:")
+        return recipe.own() if own and recipe.own is not None and "env.name" not in given else recipe.config()
     path = Path(target)
     if path.is_dir() and (path / "config.yaml").is_file():
         return _file(path / "config.yaml")

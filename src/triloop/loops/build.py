@@ -39,6 +39,7 @@ from triloop.policies.protocol import Policy
 from triloop.records import Prompt
 from triloop.sources.judge import EnvJudge, Judge, JudgedBy
 from triloop.sources.reward_config import RewardConfig
+from triloop.sources.reward_ensemble import RewardEnsemble
 from triloop.sources.reward_model import RewardModel
 from triloop.sources.verifier import UserVerifier
 from triloop.store.run import Run
@@ -307,7 +308,8 @@ def _crew(made: Parts) -> Crew:
         if not isinstance(made.reference, NativePolicy):
             raise ConfigError("a reward model needs backend native; got transformers")
         how = made.config.cycle.reward
-        reward = RewardModel.of(made.reference, RewardConfig(ties=how.ties, template=how.template))
+        form, trunk = RewardConfig(ties=how.ties, template=how.template), made.reference
+        reward = RewardEnsemble.build(lambda seed: RewardModel.of(trunk, form), how.members, k=how.caution)
     return Crew(
         config=made.config,
         env=made.env,

@@ -21,7 +21,7 @@ from triloop.feedback.kinds import Scalar, write
 from triloop.feedback.simulate import Annotator
 from triloop.loops.champion import Champion
 from triloop.loops.config import RunConfig
-from triloop.loops.stages import Kind, PeopleConfig, Source
+from triloop.loops.stages import FEEDS, Kind, PeopleConfig, Source
 from triloop.policies.protocol import Policy
 from triloop.policies.sampling import Sampling
 from triloop.records import Completion, Episode, Feedback, Prompt
@@ -31,10 +31,10 @@ from triloop.sources.attribute_asking import ATTRIBUTE_ASKING, ATTRIBUTE_REASONI
 from triloop.sources.constitution import Constitution, read_constitution
 from triloop.sources.judge import Critic, Judge, PairJudge, Reviser
 from triloop.sources.lm_critic import PolicyCritic, PolicyReviser, Writing
-from triloop.sources.lm_judge import RubricJudge
+from triloop.sources.lm_judge import RubricJudge, YesNoJudge
 from triloop.sources.lm_pairs import Comparing, PairwiseJudge
 from triloop.sources.panel import PairPanel, Panel
-from triloop.sources.reward_model import RewardModel
+from triloop.sources.reward_ensemble import RewardEnsemble
 from triloop.sources.templates import CHAT, PLAIN
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def check_cycle(config: RunConfig) -> None:
     paid = "improve" in stages and c.judge == "reward"
     if (paid or (c.collect.source == "reward" and "collect" in stages)) and "reward" not in stages:
         raise ConfigError("the reward model judges, but no stage trains it; add the stage `reward`")
-    fed = {"collect", "revise", "imitate"} if c.imitate.on == "teacher" else {"collect", "revise"}
+    fed = {*FEEDS, "imitate"} if c.imitate.on == "teacher" else {*FEEDS}
     for learner in ("reward", "prefer"):
         if learner in stages and not fed & set(stages[: stages.index(learner)]):
             raise ConfigError(
-                f"stage {learner} learns from what was collected; let `collect` or `revise` come before it"
+                f"stage {learner} learns from what was collected; let one of {', '.join(FEEDS)} come before it"
             )
 
 
@@ -117,7 +117,7 @@ class Crew:
     load: Callable[[str], Policy]
     """Reads a policy's directory."""
     champion: Champion
-    reward: RewardModel | None
+    reward: RewardEnsemble | None
 
     @property
     def parts(self) -> Mapping[str, Part]:
@@ -141,7 +141,8 @@ class Crew:
         if source == "reward":
             return self._reward
         model, asking = self._judging(source), self._asking
-        return RubricJudge(model, self._constitution, asking, sampler=model)
+        form = RubricJudge if self.config.cycle.ai.form == "rubric" else YesNoJudge
+        return form(model, self._constitution, asking, sampler=model)
 
     def pairs(self, source: Source, round: int) -> PairJudge:
         """Who compares two completions."""
@@ -153,7 +154,8 @@ class Crew:
         if source == "reward":
             return self._reward
         model, ai = self._judging(source), self.config.cycle.ai
-        how = Comparing(orders="both" if ai.both_orders else "given", seed=rng.key(self.config.seed, "compare", round))
+        orders, seed = "both" if ai.both_orders else "given", rng.key(self.config.seed, "compare", round)
+        how = Comparing(orders=orders, inconsistent=ai.inconsistent, seed=seed)
         return PairwiseJudge(model, self._constitution, self._asking, how, sampler=model)
 
     def critic(self, source: Source, round: int) -> tuple[Critic, Reviser]:
@@ -176,7 +178,7 @@ class Crew:
         return self.env if isinstance(self.env, Attributes) else _Seen(self.env)
 
     @property
-    def _reward(self) -> RewardModel:
+    def _reward(self) -> RewardEnsemble:
         assert self.reward is not None, "check_cycle refuses a reward model that no stage trains"
         return self.reward
 

@@ -18,6 +18,7 @@ from triloop import rng, stats
 from triloop.envs.conditioned import with_condition
 from triloop.envs.world import TextWorld
 from triloop.errors import ConfigError, DataError, Interrupted
+from triloop.feedback.kinds import Pair, write
 from triloop.learn.mixture import resolve_mixture
 from triloop.learn.objective_config import MixtureConfig, ObjectiveConfig
 from triloop.learn.objective_table import resolve_objective
@@ -30,7 +31,7 @@ from triloop.loops.lineage import artifact, latest
 from triloop.loops.outcome import outcome_round
 from triloop.loops.played import Play, Played
 from triloop.loops.rollout import draw_prompts
-from triloop.loops.stages import STAGES, Stage, Step, plan
+from triloop.loops.stages import FEEDS, STAGES, Stage, Step, plan
 from triloop.loops.state import LoopState, Workshop
 from triloop.loops.study import study
 from triloop.policies.protocol import Tag
@@ -74,7 +75,7 @@ def staged(crew: Crew) -> Play:
 def _collect(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     """Sample, and let the source judge: each kind of feedback on its own share of the prompts."""
     c = shop.config.cycle.collect
-    sampled = _sampled(shop, state, c.prompts, c.samples, c.condition)
+    sampled = _sampled(shop, state, c.prompts, c.samples, c.condition if step.generation > 1 else "")
     t0 = time.perf_counter()
     episodes: list[Episode] = []
     for k, kind in enumerate(c.kinds):
@@ -92,6 +93,24 @@ def _revise(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     t0 = time.perf_counter()
     episodes = crew.revised(c.source, sampled.plain, sampled.completions, state.round + 1, times=c.times)
     return _judged(shop, state, step, sampled, episodes, time.perf_counter() - t0, made_by=c.source)
+
+
+def _oppose(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
+    """What the teacher writes, preferred to what the policy answers to the same requests."""
+    c = shop.config.cycle.oppose
+    first = dataclasses.replace(state, cursor={})  # the same requests in every generation
+    sampled = _sampled(shop, first, c.prompts, 1, "")
+    taught = _taught(shop, state, sampled.prompts, c.noise, 0)
+    pairs = [
+        dataclasses.replace(t, feedback=(write(Pair(1), source="teacher", about=(t.completion.id, own.id)),))
+        for t, own in zip(taught, sampled.completions, strict=True)
+    ]
+    own = [
+        Episode(prompt=sampled.plain[x.prompt_id], completion=x, feedback=(), reward=None) for x in sampled.completions
+    ]
+    both = [e for pair in zip(pairs, own, strict=True) for e in pair]
+    sampled = dataclasses.replace(sampled, cursor=state.cursor)
+    return _judged(shop, state, step, sampled, both, 0.0, made_by="teacher")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,22 +223,28 @@ def _imitate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played
 
 
 def _demonstrations(shop: Workshop, state: LoopState) -> tuple[list[Episode], dict[str, int]]:
-    """What the task's own teacher writes, as episodes that nobody has judged."""
-    c, env = shop.config, shop.env
+    """What the task's own teacher writes for fresh prompts, as episodes that nobody has judged."""
+    c, cursor = shop.config.cycle.imitate, dict(state.cursor)
+    prompts = draw_prompts(shop, state, cursor, c.examples, set())
+    return _taught(shop, state, prompts, c.noise, state.round + 1), cursor
+
+
+def _taught(shop: Workshop, state: LoopState, prompts: Sequence[Prompt], noise: float, of: int) -> list[Episode]:
+    """A teacher's answers; ``of`` tells one set of them from another."""
+    env, round = shop.env, state.round + 1
     if not isinstance(env, TextWorld):
-        raise ConfigError(f"{env.name} has no teacher to imitate; leave the stage imitate out, or set cycle.imitate.on")
-    cursor = dict(state.cursor)
-    prompts = draw_prompts(shop, state, cursor, c.cycle.imitate.examples, set())
-    draws = rng.generator(c.seed, "teacher", state.round + 1)
+        raise ConfigError(
+            f"{env.name} has no teacher; leave out the stages that need one: oppose, and imitate on teacher"
+        )
+    draws = rng.generator(shop.config.seed, "teacher", of)
     written = []
     for p in prompts:
-        text = env.demonstration(p, draws, c.cycle.imitate.noise)
+        text = env.demonstration(p, draws, noise)
         tokens = continuation(shop.policy, p, text)
-        name = f"demonstration/{completion_id(state.round + 1, p.id, 0)}"
         by_teacher = Completion(
-            id=name,
+            id=f"demonstration/{completion_id(round, p.id, 0)}",
             prompt_id=p.id,
-            round=state.round + 1,
+            round=round,
             index=0,
             prompt_tokens=shop.policy.encode(p),
             tokens=tokens,
@@ -230,7 +255,7 @@ def _demonstrations(shop: Workshop, state: LoopState) -> tuple[list[Episode], di
             policy_version=shop.policy.version,
         )
         written.append(Episode(prompt=p, completion=by_teacher, feedback=(), reward=None))
-    return written, cursor
+    return written
 
 
 def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
@@ -246,13 +271,12 @@ def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
         epochs=c.epochs,
         batch=c.batch,
         held_out=c.held_out,
-        seed=rng.key(shop.config.seed, "reward", state.round) % 2**31,
+        seed=rng.key(shop.config.seed, "reward") % 2**31,  # who is held out stays held out
     )
     t0 = time.perf_counter()
     trained = crew.reward.learn(found, training=training)
-    facts = {
-        f"reward_model_{k}": float(v) for k, v in dataclasses.asdict(trained).items() if isinstance(v, float | int)
-    }
+    seen = [{k: float(v) for k, v in dataclasses.asdict(t).items() if isinstance(v, float | int)} for t in trained]
+    facts = {f"reward_model_{k}": sum(one.get(k, 0.0) for one in seen) / len(seen) for k in seen[0]}
     parents = [id for id in (latest(shop, "feedback"), latest(shop, "reward")) if id]
     row = artifact(state.round + 1, step, "reward", {"pairs": len(found), **facts}, parents=parents)
     return Played(
@@ -301,7 +325,7 @@ def _pool(shop: Workshop, state: LoopState, step: Step, history: int) -> Pool:
     c = shop.config
     steps = plan(c.cycle, c.generations, c.rounds)[: state.round]
     first = step.generation - history
-    rounds = [i + 1 for i, s in enumerate(steps) if s.generation >= first and s.stage in ("collect", "revise")]
+    rounds = [i + 1 for i, s in enumerate(steps) if s.generation >= first and s.stage in FEEDS]
     taught = [i + 1 for i, s in enumerate(steps) if s.generation >= first and s.stage == "imitate"]
     found = [e for r in rounds for e in shop.run.episodes(r, purpose=_COLLECTED)]
     found += [e for r in taught for e in shop.run.episodes(r, purpose="demonstration")]
@@ -362,6 +386,7 @@ PLAYS: Mapping[Stage, StagePlay] = MappingProxyType(
         "imitate": _imitate,
         "collect": _collect,
         "revise": _revise,
+        "oppose": _oppose,
         "reward": _reward,
         "prefer": _prefer,
         "improve": _improve,

@@ -16,12 +16,14 @@ from triloop.learn.objective_config import ObjectiveConfig, ObjectiveName
 from triloop.sources.reward_config import Ties
 
 __all__ = [
+    "FEEDS",
     "STAGES",
     "CollectConfig",
     "CycleConfig",
     "GateConfig",
     "ImitateConfig",
     "JudgeConfig",
+    "OpposeConfig",
     "PeopleConfig",
     "PreferConfig",
     "RewardStageConfig",
@@ -33,8 +35,10 @@ __all__ = [
     "plan",
 ]
 
-Stage = Literal["imitate", "collect", "revise", "reward", "prefer", "improve", "gate"]
-STAGES: tuple[Stage, ...] = ("imitate", "collect", "revise", "reward", "prefer", "improve", "gate")
+Stage = Literal["imitate", "collect", "revise", "oppose", "reward", "prefer", "improve", "gate"]
+STAGES: tuple[Stage, ...] = ("imitate", "collect", "revise", "oppose", "reward", "prefer", "improve", "gate")
+FEEDS: tuple[Stage, ...] = ("collect", "revise", "oppose")
+"""Stages whose judged samples later ones learn from."""
 Source = Literal["task", "people", "judge", "self", "reward"]
 Kind = Literal["scalar", "ternary", "pair", "ranking", "spans", "text", "edit"]
 
@@ -96,7 +100,7 @@ class CollectConfig:
     kinds: tuple[Kind, ...] = ("pair",)
     """What is asked for. Each prompt gets one of these, in turn."""
     condition: str = ""
-    """Feedback that the samples are asked to earn, such as ``good``; empty asks for nothing."""
+    """Feedback that the samples are asked to earn from the second generation on, such as ``good``; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +144,13 @@ class JudgeConfig:
     principles: tuple[str, ...] = ()
     """Names of the principles that it goes by; none is all."""
     both_orders: bool = True
-    """Whether it sees each pair in both orders; where they disagree it is a tie."""
+    """Whether it sees each pair in both orders."""
+    inconsistent: Literal["tie", "average"] = "tie"
+    """What a pair is on which its two orders disagree: a tie, or whatever the mean of both probabilities says."""
     reasoning: bool = False
     """Whether it writes its reasons before the verdict."""
+    form: Literal["rubric", "yes_no"] = "rubric"
+    """How it gives a number: a mark of +1, 0 or -1 for each principle, or the mean of its probabilities of yes (ZYN)."""
     price: float = 0.0
     """Of a token read or written."""
 
@@ -159,6 +167,18 @@ class ReviseConfig:
     """Critiques and revisions one after another."""
     source: Literal["judge", "self", "people"] = "judge"
     """Who criticises and revises: a judge on the original policy, one on the present policy, or simulated people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpposeConfig:
+    """Stage ``oppose``: what the task's teacher writes against what the policy answers, the same requests each time."""
+
+    rounds: int = 1
+    """Rounds of the stage."""
+    prompts: int = 256
+    """Requests that the teacher has answered."""
+    noise: float = 0.0
+    """How often the teacher errs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +249,7 @@ class CycleConfig:
     """How wished-for feedback stands before a request."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     revise: ReviseConfig = field(default_factory=ReviseConfig)
+    oppose: OpposeConfig = field(default_factory=OpposeConfig)
     imitate: ImitateConfig = field(default_factory=ImitateConfig)
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
     prefer: PreferConfig = field(default_factory=PreferConfig)

@@ -11,6 +11,7 @@ from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig
 from triloop.policies.sampling import Sampling
+from triloop.recipes import generations
 
 __all__ = [
     "RECIPES",
@@ -37,6 +38,8 @@ class Recipe:
     summary: str
     """One line for ``triloop run --help``."""
     config: Callable[[], RunConfig]
+    own: Callable[[], RunConfig] | None = None
+    """Settings for a policy of one's own, where they differ: its task is then another, unless one is named."""
 
 
 def arithmetic() -> RunConfig:
@@ -193,6 +196,43 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 name="story-hack",
                 summary="the same with a careless judge, which the guards must catch; needs --policy DIR",
                 config=story_hack,
+            ),
+            Recipe(
+                name="rlhf",
+                summary="people compare, a reward model learns from them, RL follows it; twice",
+                config=generations.rlhf,
+                own=generations.rlhf_stories,
+            ),
+            Recipe(
+                name="constitutional",
+                summary="self-critique and revision by principles, then RL from AI feedback",
+                config=generations.constitutional,
+            ),
+            Recipe(
+                name="online-ai-feedback",
+                summary="DPO on fresh pairs that an AI judge compares",
+                config=generations.online_ai_feedback,
+            ),
+            Recipe(
+                name="iterative-dpo",
+                summary="DPO with ties in a few generations, each gated",
+                config=generations.iterative_dpo,
+            ),
+            Recipe(
+                name="self-rewarding",
+                summary="the policy judges its own samples, and learns from that",
+                config=generations.self_rewarding,
+            ),
+            Recipe(name="spin", summary="self-play against a teacher's demonstrations", config=generations.spin),
+            Recipe(
+                name="feedback-conditional",
+                summary="imitate every sample under the critique that it got; ask for good ones",
+                config=generations.feedback_conditional,
+            ),
+            Recipe(
+                name="mixed",
+                summary="+1/0/-1, pairs with ties, critiques and edits in the same batches",
+                config=generations.mixed,
             ),
             Recipe(name="planted", summary="arithmetic with a verifier that pays what it cannot read", config=planted),
             Recipe(
