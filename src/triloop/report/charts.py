@@ -65,15 +65,15 @@ def hero(view: RunView) -> str:
     chart = Chart(
         title=f"{metric} on held-out problems",
         lines=[line],
-        show=percent,
-        tick=_per_cent,
+        show=held[-1].told,
+        tick=_per_cent if held[-1].is_share else "{:g}".format,
         size=(760.0, 470.0),
         marks=_marks(view),
         undone=_undone(view),
-        span=(0.0, top),
+        span=(min(0.0, *(e.low for e in held)) if not held[-1].is_share else 0.0, top),
     )
     rows = [
-        [esc(e.when), number(e.round), percent(e.value), f"{percent(e.low)} to {percent(e.high)}", number(e.n)]
+        [esc(e.when), number(e.round), e.told(e.value), f"{e.told(e.low)} to {e.told(e.high)}", number(e.n)]
         for e in held
     ]
     data = table(["when", "round", metric, "95 % interval", "problems"], rows, kind="data", caption="held-out checks")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from triloop.report.lineage import draw_lineage
 from triloop.report.markup import details, esc, number, percent, section, table
 from triloop.report.view import RunView
 
@@ -29,7 +30,7 @@ def lineage(view: RunView) -> str:
     if weights:
         steps.append(("weights", "as they are at the end", _sha(weights)))
     chain = "".join(f"<li><b>{esc(a)}</b><span>{esc(b)}</span><code>{esc(c)}</code></li>" for a, b, c in steps)
-    body = f'<ol class="chain">{chain}</ol>' + _checkpoints(view) + _parents(view)
+    body = f'<ol class="chain">{chain}</ol>' + draw_lineage(view.artifacts) + _checkpoints(view) + _parents(view)
     body += f'<p class="quiet">Digest of the store <code>{esc(view.digest)}</code>. Equal runs have equal digests.'
     orphaned = view.counts.get("orphaned", 0)
     body += f" {orphaned:,} rows were rolled back or replayed differently, and are kept.</p>" if orphaned else "</p>"

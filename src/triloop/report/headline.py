@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from triloop.report.markup import clock, count, esc, number, percent, points
+import math
+
+from triloop.report.markup import clock, count, esc, number, points
 from triloop.report.samples import sample_card
-from triloop.report.view import RunView, is_note
+from triloop.report.view import Evaluation, RunView, is_note
 from triloop.stats import two_proportions
 
 __all__ = ["banner", "headline", "tiles", "title"]
@@ -16,7 +18,7 @@ def title(view: RunView) -> str:
     """One line for the browser's tab."""
     before, after = view.before, view.after
     if before and after:
-        return f"{_recipe(view)}: {percent(before.value)} → {percent(after.value)}"
+        return f"{_recipe(view)}: {before.told(before.value)} → {after.told(after.value)}"
     return f"{_recipe(view)}: {_rounds(view)}"
 
 
@@ -41,30 +43,40 @@ def _figures(view: RunView) -> str:
         return f'<h1>{esc(text)}</h1><p class="sub">Nothing was measured on held-out problems.</p>'
     if after is None:
         return (
-            f'<h1><span class="was">{_big(before.value)}</span> <span class="arrow" aria-hidden="true">→</span> '
+            f'<h1><span class="was">{_big(before)}</span> <span class="arrow" aria-hidden="true">→</span> '
             f'<span class="open">…</span></h1><p class="sub">{esc(before.metric)} on {number(before.n)} held-out '
             f"problems before the run. {esc(_rounds(view))}; not measured again yet.</p>"
         )
-    gain = ""
-    if before.n and after.n and all(0 <= e.value <= 1 for e in (before, after)):
-        counts = (round(after.value * after.n), after.n, round(before.value * before.n), before.n)
-        diff = two_proportions(*counts)
-        gain = (
-            f' <b class="gain">{points(diff.value)} points</b> '
-            f"<span>(95 % interval {points(diff.low)} to {points(diff.high)})</span>"
-        )
+    gain = _gain(before, after)
     measured = "" if after.when == "after" else f" (last measured at round {after.round})"
     return (
-        f'<h1 aria-label="from {percent(before.value)} to {percent(after.value)}">'
-        f'<span class="was">{_big(before.value)}</span> <span class="arrow" aria-hidden="true">→</span> '
-        f'<span class="now">{_big(after.value)}</span></h1>'
+        f'<h1 aria-label="from {before.told(before.value)} to {after.told(after.value)}">'
+        f'<span class="was">{_big(before)}</span> <span class="arrow" aria-hidden="true">→</span> '
+        f'<span class="now">{_big(after)}</span></h1>'
         f'<p class="sub">{esc(after.metric)} on {number(after.n)} held-out problems, before and after '
         f"{esc(_rounds(view))}{measured}.{gain}</p>"
     )
 
 
-def _big(value: float) -> str:
-    return f"{esc(percent(value).removesuffix(' %'))}<small> %</small>"
+def _big(e: Evaluation) -> str:
+    text = e.told(e.value)
+    return f"{esc(text.removesuffix(' %'))}<small> %</small>" if e.is_share else esc(text)
+
+
+def _gain(before: Evaluation, after: Evaluation) -> str:
+    """The difference with its interval: of two shares, or of two means whose intervals are known."""
+    if before.is_share and after.is_share:
+        if not (before.n and after.n and all(0 <= e.value <= 1 for e in (before, after))):
+            return ""
+        counts = (round(after.value * after.n), after.n, round(before.value * before.n), before.n)
+        diff = two_proportions(*counts)
+        low, high, value, unit = points(diff.low), points(diff.high), points(diff.value), " points"
+    else:
+        half = math.hypot((after.high - after.low) / 2, (before.high - before.low) / 2)
+        change = after.value - before.value
+        value, low, high = (f"{x:+.3f}".replace("-", "−") for x in (change, change - half, change + half))
+        unit = ""
+    return f' <b class="gain">{value}{unit}</b> <span>(95 % interval {low} to {high})</span>'
 
 
 def banner(view: RunView) -> str:
@@ -104,7 +116,7 @@ _Tile = tuple[str, str, str, str]
 def _training(view: RunView) -> _Tile | None:
     if not view.metrics:
         return None
-    wanted = view.config.get("rounds")
+    wanted = view.config.get("rounds") if not view.artifacts else None
     group, prompts = view.config.get("group_size"), view.config.get("prompts_per_round")
     note = f"{prompts} problems × {group} samples each" if group and prompts else ""
     done = len(view.metrics) - len(view.undone)

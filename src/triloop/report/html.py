@@ -16,11 +16,11 @@ from triloop.report.view import RunView, read
 from triloop.report.watch import guards
 from triloop.store import Run
 
-__all__ = ["NAME", "page", "render", "write"]
+__all__ = ["NAME", "POLICY", "page", "render", "write"]
 
 NAME = "report.html"
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Nothing may be loaded, run or sent, even if an escape were missing."""
 
 
@@ -61,7 +61,7 @@ def page(view: RunView) -> str:
     body = "".join(body for _, _, body in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
         f"<title>{esc(title(view))}</title><style>{style}</style></head><body>"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from triloop.records import Episode, Prompt, Verdict
+from triloop.report.markup import percent
 from triloop.store import Checkpoint, Run
+from triloop.store.codec import Row
 from triloop.store.translate import to_completion, to_feedback, to_prompt
 
 __all__ = ["Evaluation", "RunView", "is_note", "read"]
@@ -28,6 +30,15 @@ class Evaluation:
     low: float
     high: float
     n: int
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the value is a share of problems, and not a mean score of any range."""
+        return self.metric != "mean score"
+
+    def told(self, value: float) -> str:
+        """A value of this metric: in per cent where it is a share, else the number."""
+        return percent(value) if self.is_share else f"{value:.3f}".replace("-", "−")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,8 @@ class RunView:
     """The samples that the stopping verdict, or else the last alarm, points to."""
     checkpoints: Sequence[Checkpoint]
     events: Sequence[Mapping[str, Any]]
+    artifacts: Sequence[Mapping[str, Any]]
+    """What the stages of a run made, in order: identifiers, parents and facts. Empty for a run without stages."""
     counts: Mapping[str, int]
     digest: str
 
@@ -112,9 +125,16 @@ def read(run: Run) -> RunView:
         evidence=_evidence(run, stop or next((v for v in reversed(verdicts) if v.value < 0 and v.samples), None)),
         checkpoints=run.checkpoints(),
         events=events,
+        artifacts=[{"id": row.id, "parents": row.parents, "round": row.round, **row.payload} for row in _made(run)],
         counts=_counts(run),
         digest=run.digest(),
     )
+
+
+def _made(run: Run) -> list[Row]:
+    """In the order in which they were made; what a gate put back comes after the gate."""
+    order = {"gate": 1, "policy": 2}
+    return sorted(run.rows("artifact"), key=lambda row: (row.round, order.get(row.payload["thing"], 0), row.id))
 
 
 def _metrics(run: Run) -> tuple[list[dict[str, Any]], frozenset[int]]:
