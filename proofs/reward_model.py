@@ -280,9 +280,10 @@ def write(out: Path, facts: dict[str, Any]) -> None:
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for r in world["rows"]:
-        c, before, whole = r["clear"], r["before"]["value"], r["all"]["value"]
+        c, whole = r["clear"], r["all"]["value"]
+        before = f"{r['before']['value']:.3f}" if r["before"]["value"] else "says 0 of all"
         lines.append(
-            f"| {r['method']} | {c['value']:.3f} | {c['low']:.3f} to {c['high']:.3f} | {c['n']} | {before:.3f} | "
+            f"| {r['method']} | {c['value']:.3f} | {c['low']:.3f} to {c['high']:.3f} | {c['n']} | {before} | "
             f"{whole:.3f} | {r['ece']:.3f} | {r['steps']} | {r['cpu_seconds']:.0f} |"
         )
     (out / "reward_model.md").write_text("\n".join(lines) + "\n")

@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,19 +23,20 @@ from triloop.learn.algorithms import ALGORITHMS
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops import build
 from triloop.loops.ahead import Ahead
-from triloop.loops.build import parts
-from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig
+from triloop.loops.build import parts, workshop
+from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig, to_mapping
+from triloop.loops.progress import Silent
 from triloop.loops.rollout import Rollout
 from triloop.loops.run import resume, start
-from triloop.loops.state import LoopState
+from triloop.loops.state import LoopState, Workshop
 from triloop.loops.summary import summarise
-from triloop.policies.engine import never
 from triloop.policies.native import NativePolicy
 from triloop.records import Feedback, Prompt
 from triloop.sources.judge import EnvJudge
 from triloop.store import Run
 
 Cores = Callable[[int], None]
+Open = Callable[..., Workshop]
 LAST = tiny.config(Path("anywhere")).rounds
 
 
@@ -44,8 +46,22 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> Cores:
     return lambda n: monkeypatch.setattr(build, "_available", lambda: n)
 
 
+@pytest.fixture
+def open_shop(base: Path, tmp_path: Path) -> Iterator[Open]:
+    """``open_shop(rounds=2, ...)``: the workshop of a pipelined tiny run with these settings."""
+    with ExitStack() as stack:
+
+        def make(**changes: Any) -> Workshop:
+            made = stack.enter_context(parts(config(base, **changes)))
+            out = tmp_path / f"shop{len(list(tmp_path.iterdir()))}"
+            run = stack.enter_context(Run.create(out, to_mapping(made.config), made.machine))
+            return workshop(made, run, Silent(), lambda: False)
+
+        yield make
+
+
 def config(base: Path, **changes: Any) -> RunConfig:
-    return tiny.config(base, pipeline=True, **changes)
+    return tiny.config(base, **{"pipeline": True, **changes})
 
 
 def versions(folder: Path) -> list[int]:
@@ -79,11 +95,9 @@ def test_each_round_is_sampled_by_the_weights_before_the_last_update(base: Path,
     assert of_checks == {2: 2, 4: 4, 6: 6}, "what is measured is the policy as it is"
 
 
-def test_off_by_default(base: Path) -> None:
+def test_off_by_default(open_shop: Open) -> None:
     assert not RunConfig().pipeline
-    with parts(tiny.config(base)) as made:
-        _, changing = build._play(made)
-    assert changing == {}
+    assert open_shop(pipeline=False).parts == {}
 
 
 CASES = {
@@ -108,7 +122,7 @@ def test_two_threads_sample_what_one_does(base: Path, tmp_path: Path, cores: Cor
     assert found[0] == found[1]
 
 
-def test_the_sampler_has_a_thread_where_there_is_a_core_for_it(base: Path, cores: Cores) -> None:
+def test_the_sampler_has_a_thread_where_there_is_a_core_for_it(open_shop: Open, cores: Cores) -> None:
     used: set[str] = set()
 
     class Watching(EnvJudge):
@@ -119,33 +133,14 @@ def test_the_sampler_has_a_thread_where_there_is_a_core_for_it(base: Path, cores
     for n, threads in ((1, 1), (2, 2)):
         cores(n)
         used.clear()
-        with parts(config(base)) as made:
-            play, _ = build._play(made)
-            shop: Any = dataclasses.replace(_shop(made), judge=Watching(made.env))
-            state = LoopState()
-            for _ in range(3):
-                played = play(shop, state)
-                state = state.after({}, cursor=played.cursor)
+        shop = open_shop()
+        shop = dataclasses.replace(shop, judge=Watching(shop.env))
+        state = LoopState()
+        for _ in range(3):
+            played = shop.play(shop, state)
+            state = state.after({}, cursor=played.cursor)
         assert len(used) == threads
         assert used >= {"MainThread"}, "the first round is sampled at once"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bench:
-    """As much of a workshop as a round asks for."""
-
-    config: RunConfig
-    policy: Any
-    reference: Any
-    env: Any
-    judge: Any
-    algorithm: Any
-    guards: Any = ()
-    interrupted: Any = never
-
-
-def _shop(made: build.Parts) -> Any:
-    return _Bench(made.config, made.policy, made.reference, made.env, made.judge, made.algorithm)
 
 
 def test_threads_are_shared_out(base: Path, cores: Cores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,20 +249,20 @@ def test_a_longer_run_goes_on_as_if_it_had_been_asked_for(base: Path, tmp_path: 
 # -------------------------------------------------------------------- the part by itself
 
 
-def _ahead(made: build.Parts) -> Ahead:
-    return Ahead(made.policy, overlaps=True)
+def _ahead(shop: Workshop) -> Ahead:
+    return Ahead(shop.policy, overlaps=True)
 
 
-def test_what_went_wrong_meanwhile_is_told_in_its_round(base: Path) -> None:
+def test_what_went_wrong_meanwhile_is_told_in_its_round(open_shop: Open) -> None:
     """And the update that it went on beside is none the worse for it."""
-    with parts(config(base)) as made:
-        shop, ahead = _shop(made), _ahead(made)
-        before = ahead.rolled(shop, LoopState())
-        empty = dataclasses.replace(shop, env=_Empty(made.env))
-        with ahead.meanwhile(empty, LoopState(round=1, cursor=before.cursor)):
-            pass
-        with pytest.raises(DataError, match="no train prompts"):
-            ahead.rolled(empty, LoopState(round=1))
+    shop = open_shop()
+    ahead = _ahead(shop)
+    before = ahead.rolled(shop, LoopState())
+    empty = dataclasses.replace(shop, env=cast(Any, _Empty(shop.env)))
+    with ahead.meanwhile(empty, LoopState(round=1, cursor=before.cursor)):
+        pass
+    with pytest.raises(DataError, match="no train prompts"):
+        ahead.rolled(empty, LoopState(round=1))
 
 
 class _Empty:
@@ -282,32 +277,31 @@ class _Empty:
         return []
 
 
-def test_a_rollback_forgets_what_other_weights_sampled(base: Path, tmp_path: Path) -> None:
-    with parts(config(base)) as made:
-        shop, ahead = _shop(made), _ahead(made)
-        ahead.save_state(tmp_path)
-        assert list(tmp_path.iterdir()) == [], "nothing is behind before the first update"
+def test_a_rollback_forgets_what_other_weights_sampled(open_shop: Open, tmp_path: Path) -> None:
+    shop = open_shop()
+    ahead, policy = _ahead(shop), cast(NativePolicy, shop.policy)
+    (nothing := tmp_path / "nothing").mkdir()
+    ahead.save_state(nothing)
+    assert list(nothing.iterdir()) == [], "nothing is behind before the first update"
+    first = LoopState(round=1)
 
-        def following(state: LoopState, change: float) -> Rollout:
-            with ahead.meanwhile(shop, state), torch.no_grad():
-                made.policy.decoder.norm.weight.mul_(change)
-            return ahead.rolled(shop, state)
+    def following(change: float) -> Rollout:
+        """The round sampled beside an update."""
+        with ahead.meanwhile(shop, first), torch.no_grad():
+            policy.decoder.norm.weight.mul_(change)
+        return ahead.rolled(shop, first)
 
-        first = LoopState(round=1)
-        right = following(first, 3.0)
-        (saved := tmp_path / "saved").mkdir()
-        ahead.save_state(saved)
-        wrong = following(first, 1 / 3)
-        texts = [[e.completion.tokens for e in r.episodes] for r in (right, wrong)]
-        assert texts[0] != texts[1], "the second was sampled by the changed weights"
-        with ahead.meanwhile(shop, first):
-            pass
-        ahead.load_state(saved)
-        assert ahead.rolled(shop, first).episodes == right.episodes
-        ahead.load_state(tmp_path)
-        assert [e.completion.tokens for e in ahead.rolled(shop, first).episodes] == texts[0], (
-            "on policy: as it was before"
-        )
+    right = following(3.0)
+    (saved := tmp_path / "saved").mkdir()
+    ahead.save_state(saved)
+    texts = [[e.completion.tokens for e in r.episodes] for r in (right, following(1 / 3))]
+    assert texts[0] != texts[1], "the second was sampled by the changed weights"
+    with ahead.meanwhile(shop, first):
+        pass
+    ahead.load_state(saved)
+    assert ahead.rolled(shop, first).episodes == right.episodes
+    ahead.load_state(nothing)
+    assert [e.completion.tokens for e in ahead.rolled(shop, first).episodes] == texts[0], "on policy, as at the start"
 
 
 def test_a_frozen_copy_can_follow_and_be_saved(tmp_path: Path) -> None:
@@ -316,7 +310,7 @@ def test_a_frozen_copy_can_follow_and_be_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         policy.decoder.norm.weight.mul_(2)
     behind.follow(policy)
-    assert (behind.weights_sha256(), behind.version) == (policy.weights_sha256(), policy.version == 12 and 12)
+    assert (behind.weights_sha256(), behind.version) == (policy.weights_sha256(), 12)
     behind.save_state(tmp_path)
     other: NativePolicy = tiny.policy(steps=1).frozen()
     other.load_state(tmp_path)

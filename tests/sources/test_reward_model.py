@@ -283,6 +283,9 @@ def test_tokens_learn_from_marked_passages():
     (f,) = m.mark(ask(), ["baaddc"])
     assert f.kind == "spans"
     assert read(f) == Spans((Span(1, 3, 1), Span(3, 5, -1)))
+    (long,) = m.mark(ask(), ["b" * 300 + "a"])
+    assert long.content["spans"][-1][:3] == [300, 301, 1]
+    assert read(m.mark(ask(), [""])[0]) == Spans(())
     with pytest.raises(ConfigError, match="token_level"):
         model().token_scores(ask(), ["a"])
 

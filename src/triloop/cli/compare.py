@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from triloop.cli.screen import Screen, json_flag
-from triloop.errors import GuardStop, RunFolderError, UsageError
+from triloop.errors import GuardStop, RunFolderError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from triloop.loops.config import RunConfig
 
 __all__ = ["add", "compare", "tokens"]
 
-_NO_LIMIT = 1_000_000
-"""Rounds: the token budget ends a run, not this."""
+_TEACHERLESS = "sft is left out: this task has no teacher whose answers could be imitated"
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -32,6 +30,8 @@ class _Run:
     outcomes: Mapping[str, float]
     """Score on each held-out problem, by its id."""
     summary: Mapping[str, Any]
+    labels: int
+    """Judgements that it learned from, and demonstrations that a teacher wrote for it."""
     stopped: str
 
 
@@ -39,16 +39,17 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     p = commands.add_parser(
         "compare",
-        help="methods at equal budget and seeds, paired",
-        description="Any setting of `triloop run` can be added and then holds for all methods.",
+        help="methods at equal budget and seeds, paired, with the baselines beside them",
+        description="Algorithms (grpo, nft, ...), objectives on judgements (dpo, kto, ...) and rest_em, side by side; "
+        "supervised learning on the teacher's level (sft) and rejection sampling (rejection) stand beside them. Any setting "
+        "of `triloop run` can be added and then holds for all methods that have it.",
         allow_abbrev=False,
     )
-    p.add_argument(
-        "methods", nargs="+", metavar="METHOD", help="algorithms; the first is what the others are compared with"
-    )
+    p.add_argument("methods", nargs="+", metavar="METHOD", help="the first is what the others are compared with")
     p.add_argument("--budget", required=True, metavar="TOKENS", help="generated tokens of each run, such as 2M")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds (0 1 2)")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs; given again, finished runs are kept")
+    p.add_argument("--plot", type=Path, metavar="FILE.html", help="where the plot goes (DIR/compare.html)")
     json_flag(p)
     p.set_defaults(handler=compare)
 
@@ -63,73 +64,105 @@ def tokens(text: str) -> int:
 
 
 def compare(args: argparse.Namespace, screen: Screen) -> int:
-    """Run every method at every seed, then print the table."""
+    """Run every method at every seed, then the baselines; print the table and draw the plot."""
     from triloop.cli.targets import fresh_folder
+    from triloop.recipes import methods
 
-    budget = tokens(args.budget)
-    configs = {
-        (m, s): _config(m, s, budget, args.settings)
-        for m in dict.fromkeys(args.methods)
-        for s in dict.fromkeys(args.seeds)
-    }
+    budget, seeds = tokens(args.budget), list(dict.fromkeys(args.seeds))
+    starts = {s: _start(s, budget, args.settings) for s in seeds}
+    for method in args.methods:
+        methods.check(method)
     if len(set(args.methods)) < len(args.methods) or len(args.methods) < 2:
         raise UsageError(
             f"got {' '.join(args.methods)}; a comparison needs at least two methods, each named once: the first is what "
             "the others are compared with. A method alone is `triloop run`"
         )
-    env = next(iter(configs.values())).env.name
+    env = starts[seeds[0]].env.name
+    notes = _notes(starts[seeds[0]])
+    beside = [b for b in methods.BASELINES if b not in args.methods and not (b == "sft" and _TEACHERLESS in notes)]
     out = args.out if args.out is not None else fresh_folder(f"compare-{env}")
     screen.folder = out
+    names = [*args.methods, *beside]
+    configs = {(m, s): _config(m, starts[s], args.settings) for m in names if m != "sft" for s in seeds}
     runs = [_run(m, s, config, out / f"{m}-seed{s}", screen) for (m, s), config in configs.items()]
-    rows = _rows(list(dict.fromkeys(args.methods)), runs)
-    head = [
-        "method",
-        rows[0]["metric"],
-        "95 %",
-        f"minus {rows[0]['method']}",
-        "95 %",
-        "p",
-        "tokens",
-        "seconds",
-        "stopped",
-    ]
-    screen.table(
-        f"{env}, {budget:,} tokens a run, seeds {' '.join(map(str, args.seeds))}", head, [_cells(r) for r in rows]
-    )
-    screen.say(
-        "paired on the same held-out problems; intervals are over problems, not over seeds: --json has each seed"
-    )
-    screen.say(f"runs  {out}")
-    screen.answer({"env": env, "budget": budget, "seeds": args.seeds, "rows": rows, "out": out})
+    for seed in seeds if "sft" in names else ():
+        most = max(r.labels for r in runs if r.seed == seed)
+        taught = _config("sft", starts[seed], args.settings, labels=most)
+        runs.append(_run("sft", seed, taught, out / f"sft-seed{seed}", screen))
+    rows = [{**row, "baseline": row["method"] in methods.BASELINES} for row in _rows(names, runs)]
+    title = f"{env}, {budget:,} tokens a run, seeds {' '.join(map(str, seeds))}"
+    plot = _draw(args.plot or out / "compare.html", title, rows, notes)
+    _tell(screen, title, rows, notes)
+    screen.say(f"plot  {plot}\nruns  {out}")
+    screen.answer({"env": env, "budget": budget, "seeds": seeds, "rows": rows, "notes": notes, "plot": plot, "out": out})
     return 0
 
 
-def _config(method: str, seed: int, budget: int, settings: Mapping[str, Any]) -> RunConfig:
-    """The task's recipe with another algorithm: what the recipe tuned for its own algorithm is left out."""
+def _start(seed: int, budget: int, settings: Mapping[str, Any]) -> RunConfig:
+    """What all methods have in common at a seed: task, policy, prompts, budget."""
     from triloop.cli import fields
-    from triloop.learn.choices import AlgorithmConfig
-    from triloop.loops.config import EnvConfig, RunConfig
+    from triloop.recipes import methods
     from triloop.recipes.table import RECIPES
 
     env = settings.get("env.name")
     if env is None:
         raise UsageError("which task? Give --env, such as --env countdown")
-    if "algorithm.name" in settings:
-        raise UsageError("--algorithm and compare do not go together: name the algorithms as METHODs")
-    base = RECIPES[env].config() if env in RECIPES else RunConfig(env=EnvConfig(name=env))
-    loop: Literal["expert_iteration", "outcome_rl"] = "expert_iteration" if method == "rest_em" else "outcome_rl"
-    rounds = settings.get("rounds", _NO_LIMIT)
-    optim = base.optim if "rounds" in settings else dataclasses.replace(base.optim, schedule="constant")
-    config = dataclasses.replace(
-        base,
-        recipe=f"compare-{env}",
-        loop=loop,
-        algorithm=AlgorithmConfig(name=method),  # type: ignore[arg-type]  # its own check names the known ones
-        optim=optim,
-        seed=seed,
-        eval_every=0,
-    )
-    return fields.apply(config, {**settings, "rounds": rounds, "token_budget": budget, "seed": seed})
+    for name, flag in (("algorithm.name", "--algorithm"), ("loop", "--loop")):
+        if name in settings:
+            raise UsageError(f"{flag} and compare do not go together: name the algorithms as METHODs")
+    base = methods.starting_point(env, RECIPES, scheduled="rounds" in settings)
+    common = {k: v for k, v in settings.items() if not k.startswith(("cycle.", "algorithm.")) and k != "generations"}
+    return fields.apply(base, {**common, "token_budget": budget, "seed": seed})
+
+
+def _config(method: str, base: RunConfig, settings: Mapping[str, Any], labels: int = 0) -> RunConfig:
+    """``base`` as a run of this method, with those of the other settings that it has."""
+    from triloop.cli import fields
+    from triloop.recipes import methods
+
+    lr = settings.get("optim.lr")
+    config = methods.taught(base, labels, lr) if method == "sft" else methods.configured(method, base, lr)
+    own = "cycle." if config.loop == "generations" else "algorithm."
+    return fields.apply(config, {k: v for k, v in settings.items() if k.startswith(own)})
+
+
+def _notes(base: RunConfig) -> list[str]:
+    """What has to be known to read the table."""
+    from triloop.envs.world import TextWorld
+    from triloop.loops.build import make_env
+
+    env = make_env(base.env)
+    teacher = isinstance(env, TextWorld)
+    return [
+        "paired on the same held-out problems; intervals are over problems, not over seeds: --json has each seed",
+        "labels are judgements of samples, or of pairs of samples, and demonstrations; a run ends with the round in which "
+        "its tokens are spent",
+        "rejection imitates the best sample of each group"
+        + ("; sft imitates a teacher who never errs, in as many demonstrations as the method with most labels bought"
+           if teacher else ""),
+        *([] if teacher else [_TEACHERLESS]),
+    ]  # fmt: skip
+
+
+def _draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Path:
+    from triloop.report.compared import page
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(title, rows, notes), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}); free space or choose another --plot"
+        ) from error
+    return path
+
+
+def _tell(screen: Screen, title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
+    first = rows[0]
+    head = ["method", first["metric"], "95 %", f"minus {first['method']}", "95 %", "p"]
+    screen.table(title, [*head, "labels", "tokens", "seconds", "stopped"], [_cells(r) for r in rows])
+    for note in notes:
+        screen.say(note)
 
 
 def _run(method: str, seed: int, config: RunConfig, folder: Path, screen: Screen) -> _Run:
@@ -148,13 +181,13 @@ def _run(method: str, seed: int, config: RunConfig, folder: Path, screen: Screen
     except GuardStop as stop:
         stopped = str(stop)
     with Run.open(folder, write=False) as run:
-        summary, outcomes = summarise(run), _outcomes(run)
+        summary, outcomes, labels = summarise(run), _outcomes(run), _labels(run)
     before, after = summary["eval_before"]["value"], summary["eval_after"]["value"]
     screen.note(
         f"{method} seed {seed}: {before:.3f} -> {after:.3f} in {summary['rounds']} rounds, "
         f"{summary['seconds']:.0f} s{', stopped by a guard' if stopped else ''}"
     )
-    return _Run(method=method, seed=seed, outcomes=outcomes, summary=summary, stopped=stopped)
+    return _Run(method=method, seed=seed, outcomes=outcomes, summary=summary, labels=labels, stopped=stopped)
 
 
 def _finished(folder: Path, config: RunConfig) -> bool:
@@ -182,6 +215,12 @@ def _outcomes(run: Any) -> dict[str, float]:
     }
 
 
+def _labels(run: Any) -> int:
+    """What people, or whoever judges, had to say or write for it."""
+    written = sum(row.payload["purpose"] in ("train", "demonstration") for row in run.rows("completion"))
+    return written + int(sum(m.get("judgements", 0.0) for m in run.metrics()))
+
+
 def _rows(methods: Sequence[str], runs: Sequence[_Run]) -> list[dict[str, Any]]:
     from triloop.stats import bootstrap_mean, paired_difference, sign_test
 
@@ -200,6 +239,7 @@ def _rows(methods: Sequence[str], runs: Sequence[_Run]) -> list[dict[str, Any]]:
             "n": mean.n,
             "by_seed": {str(r.seed): r.summary["eval_after"]["value"] for r in own},
             "before": {str(r.seed): r.summary["eval_before"]["value"] for r in own},
+            "labels": sum(r.labels for r in own),
             "tokens_generated": sum(r.summary["tokens_generated"] for r in own),
             "seconds": sum(r.summary["seconds"] for r in own),
             "stopped": [r.seed for r in own if r.stopped],
@@ -221,12 +261,13 @@ def _rows(methods: Sequence[str], runs: Sequence[_Run]) -> list[dict[str, Any]]:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     d = row["difference"]
     return [
-        row["method"],
+        f"{row['method']} (baseline)" if row["baseline"] else row["method"],
         f"{row['value']:.3f}",
         f"{row['ci95'][0]:.3f} to {row['ci95'][1]:.3f}",
         f"{d['value']:+.3f}" if d else "",
         f"{d['ci95'][0]:+.3f} to {d['ci95'][1]:+.3f}" if d else "",
         f"{d['p_sign']:.2g}" if d else "",
+        f"{row['labels']:,}",
         f"{row['tokens_generated']:,}",
         f"{row['seconds']:.0f}",
         ", ".join(f"seed {s}" for s in row["stopped"]),

@@ -12,12 +12,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from triloop.errors import ConfigError
 
 __all__ = [
     "ATTRIBUTES",
     "BUDGET",
+    "CLAUSES",
     "COURTESY",
     "DISTRACTORS",
     "FACTS",
@@ -87,6 +89,10 @@ _HEADS = MappingProxyType(
      "repeat": "fluent", "strange": "fluent", "unfinished": "fluent"}
 )  # fmt: skip
 """First word of a critique's clause -> the attribute that it blames."""
+CLAUSES: tuple[tuple[str, Literal[-1]], ...] = tuple(
+    (f"{head} {{}}", -1) for head in ("missing", "extra", "rude", "repeat", "strange")
+)
+"""Clauses of a critique that name words, of the text or missing from it: see ``feedback.conversions_text``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

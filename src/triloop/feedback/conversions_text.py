@@ -70,19 +70,24 @@ def text_to_ternary(content: Text) -> Ternary:
     return Ternary(content.sign if content.sign is not None else sign_of(_tone(content.critique)))
 
 
-def text_to_spans(content: Text, *, text: str, templates: Sequence[tuple[str, Sign]] = ()) -> Spans:
+def text_to_spans(
+    content: Text, *, text: str, templates: Sequence[tuple[str, Sign]] = (), missing: bool = False
+) -> Spans:
     """Passages of ``text`` that the critique names, each with its clause as the note.
 
     A clause ends at ``;``, a line or a full stop. A template such as ``("rude {}", -1)`` names what follows; words in
     quotation marks name themselves, with the clause's own tone as sign, or the critique's where the clause has none. Every
-    whole-word occurrence in ``text`` is marked, whatever its case.
+    whole-word occurrence in ``text`` is marked, whatever its case. With ``missing``, what a bad clause names and the text
+    does not hold is marked on the text's last word: it should have come by then.
 
-    Loses: what is missing from the text (it has no place there), and all that is neither quoted nor in a template.
+    Loses: what is missing from the text (it has no place there, or one for all), and all that is neither quoted nor in a
+    template.
     """
     spans: dict[tuple[int, int], Span] = {}
+    last = [m.span() for m in re.finditer(r"\S+", text)][-1:] if missing else []
     for clause in _clauses(content.critique):
         for named, sign in _named(clause, content.sign, templates):
-            for start, end in _occurrences(named, text):
+            for start, end in list(_occurrences(named, text)) or (last if sign < 0 else []):
                 spans.setdefault((start, end), Span(start, end, sign, clause))
     return Spans(tuple(spans[where] for where in sorted(spans)))
 

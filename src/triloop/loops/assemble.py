@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, groupby
 
-from triloop.feedback.contents import Edit, Pair, Ranking, Spans, Text
+from triloop.feedback.contents import Edit, Pair, Ranking, Sign, Span, Spans, Text
 from triloop.feedback.conversions_text import spans_to_signs, text_to_spans, text_to_ternary
 from triloop.feedback.conversions_values import pair_to_ternary, ranking_to_pairs
 from triloop.feedback.kinds import read
@@ -45,6 +45,8 @@ class Pool:
 
     episodes: Sequence[Episode]
     policy: Policy
+    clauses: Sequence[tuple[str, Sign]] = ()
+    """How the task's critics name words of the text, such as ("rude {}", -1); quotation marks are understood anyway."""
 
     @cached_property
     def by_id(self) -> Mapping[str, Completion]:
@@ -167,12 +169,16 @@ def _rated(c: Completion, value: float, weight: float) -> Rated:
 
 
 def _spans(pool: Pool) -> Iterator[Example]:
-    """Marked passages, and critiques that name passages: one sign a token."""
+    """Marked passages, and critiques that name passages: one sign a token. Praise that names none is of every token."""
     for episode, f in pool.judgements():
         if f.kind not in ("spans", "text") or not episode.completion.tokens:
             continue
-        content, text = read(f), episode.completion.text
-        marked = text_to_spans(content, text=text) if isinstance(content, Text) else content
+        marked, text = read(f), episode.completion.text
+        if isinstance(marked, Text):
+            said = marked
+            marked = text_to_spans(said, text=text, templates=pool.clauses, missing=bool(pool.clauses))
+            if not marked.spans and said.sign == 1 and text:
+                marked = Spans((Span(0, len(text), 1, said.critique),))
         if isinstance(marked, Spans) and marked.spans:
             yield _signed(pool, episode.completion, marked, f.confidence)
 

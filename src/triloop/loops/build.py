@@ -26,7 +26,7 @@ from triloop.learn.algorithms import Algorithm, resolve
 from triloop.loops.ahead import Ahead
 from triloop.loops.champion import Champion
 from triloop.loops.config import EnvConfig, RunConfig
-from triloop.loops.crew import Crew, check_cycle
+from triloop.loops.crew import Crew, check_cycle, check_task
 from triloop.loops.generations import staged
 from triloop.loops.learning import expert_iteration, policy_gradient
 from triloop.loops.outcome import Learn, outcome_round
@@ -241,6 +241,8 @@ def parts(config: RunConfig) -> Iterator[Parts]:
     if config.lora_rank:
         policy.add_lora(config.lora_rank, alpha=2.0 * config.lora_rank)
     env = make_env(config.env, reference)
+    if config.loop == "generations":
+        check_task(config, env)
     sampling = config.sampling
     if env.stop and not sampling.stop:
         config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, stop=tuple(env.stop)))

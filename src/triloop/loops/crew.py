@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from triloop import rng
 from triloop.envs.attributes import Attributes
 from triloop.envs.base import Env
+from triloop.envs.world import TextWorld
 from triloop.errors import ConfigError
 from triloop.feedback.conversions_values import scalar_to_ternary
 from triloop.feedback.kinds import Scalar, write
@@ -40,7 +41,7 @@ from triloop.sources.templates import CHAT, PLAIN
 if TYPE_CHECKING:
     from triloop.loops.state import Part
 
-__all__ = ["GIVES", "Crew", "check_cycle"]
+__all__ = ["GIVES", "Crew", "check_cycle", "check_task"]
 
 GIVES: Mapping[Source, tuple[Kind, ...]] = {
     "task": ("scalar", "ternary", "pair"),
@@ -75,6 +76,20 @@ def check_cycle(config: RunConfig) -> None:
             raise ConfigError(
                 f"stage {learner} learns from what was collected; let one of {', '.join(FEEDS)} come before it"
             )
+
+
+def check_task(config: RunConfig, env: Env) -> None:
+    """Raise ConfigError for stages that need of the task what it has not: a teacher, or principles for a judge."""
+    c = config.cycle
+    stages = (*c.first, *c.stages)
+    if ("oppose" in stages or ("imitate" in stages and c.imitate.on == "teacher")) and not isinstance(env, TextWorld):
+        raise ConfigError(
+            f"{env.name} has no teacher; leave out the stages that need one: oppose, and imitate on teacher"
+        )
+    asked = [c.collect.source] * ("collect" in stages) + [c.revise.source] * ("revise" in stages)
+    asked += [c.judge] * ("improve" in stages)
+    if {"judge", "self"} & set(asked) and c.ai.constitution is None and not isinstance(env, Attributes):
+        raise ConfigError(f"{env.name} brings no principles; give the judge a YAML file: --cycle.ai.constitution FILE")
 
 
 class _Seen:
@@ -154,7 +169,8 @@ class Crew:
         if source == "reward":
             return self._reward
         model, ai = self._judging(source), self.config.cycle.ai
-        orders, seed = "both" if ai.both_orders else "given", rng.key(self.config.seed, "compare", round)
+        seed = rng.key(self.config.seed, "compare", round)
+        orders: Literal["both", "given"] = "both" if ai.both_orders else "given"
         how = Comparing(orders=orders, inconsistent=ai.inconsistent, seed=seed)
         return PairwiseJudge(model, self._constitution, self._asking, how, sampler=model)
 

@@ -15,38 +15,33 @@ from types import MappingProxyType
 from typing import Any
 
 from triloop import rng, stats
+from triloop.envs.attributes import Attributes
+from triloop.envs.attributes_language import CLAUSES
 from triloop.envs.conditioned import with_condition
-from triloop.envs.world import TextWorld
-from triloop.errors import ConfigError, DataError, Interrupted
-from triloop.feedback.kinds import Pair, write
+from triloop.errors import ConfigError, DataError
 from triloop.learn.mixture import resolve_mixture
 from triloop.learn.objective_config import MixtureConfig, ObjectiveConfig
 from triloop.learn.objective_table import resolve_objective
-from triloop.loops.assemble import Pool, conditioned, continuation, examples, reward_examples
-from triloop.loops.commit import pause
+from triloop.loops.assemble import Pool, conditioned, examples, reward_examples
 from triloop.loops.crew import Crew
 from triloop.loops.evaluate import evaluate
+from triloop.loops.gathering import COLLECTED, collect, demonstrations, oppose, revise
 from triloop.loops.learning import policy_gradient
 from triloop.loops.lineage import artifact, latest
 from triloop.loops.outcome import outcome_round
 from triloop.loops.played import Play, Played
-from triloop.loops.rollout import draw_prompts
 from triloop.loops.stages import FEEDS, STAGES, Stage, Step, plan
 from triloop.loops.state import LoopState, Workshop
 from triloop.loops.study import study
 from triloop.policies.protocol import Tag
-from triloop.records import Completion, Episode, Feedback, Prompt, completion_id
+from triloop.records import Episode, Feedback
 from triloop.sources.reward_config import RewardTraining
-from triloop.sources.verifier import check_failures
 from triloop.store.codec import Row
 
 __all__ = ["PLAYS", "StagePlay", "staged"]
 
 StagePlay = Callable[[Workshop, Crew, LoopState, Step], Played]
 """One round of a stage. What it says of itself is completed by ``staged``."""
-
-_COLLECTED = "collect"
-"""What judged samples that a later stage learns from are stored as."""
 
 
 def staged(crew: Crew) -> Play:
@@ -69,125 +64,6 @@ def staged(crew: Crew) -> Play:
     return play
 
 
-# ---------------------------------------------------------------------- generate and judge
-
-
-def _collect(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
-    """Sample, and let the source judge: each kind of feedback on its own share of the prompts."""
-    c = shop.config.cycle.collect
-    sampled = _sampled(shop, state, c.prompts, c.samples, c.condition if step.generation > 1 else "")
-    t0 = time.perf_counter()
-    episodes: list[Episode] = []
-    for k, kind in enumerate(c.kinds):
-        mine = {p.id for p in sampled.prompts[k :: len(c.kinds)]}
-        chosen = [x for x in sampled.completions if x.prompt_id in mine]
-        if chosen:
-            episodes += crew.ask(c.source, kind, sampled.plain, chosen, state.round + 1)
-    return _judged(shop, state, step, sampled, episodes, time.perf_counter() - t0, made_by=c.source)
-
-
-def _revise(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
-    """The policy answers; a critic says what is wrong, a reviser writes it anew."""
-    c = shop.config.cycle.revise
-    sampled = _sampled(shop, state, c.prompts, 1, "")
-    t0 = time.perf_counter()
-    episodes = crew.revised(c.source, sampled.plain, sampled.completions, state.round + 1, times=c.times)
-    return _judged(shop, state, step, sampled, episodes, time.perf_counter() - t0, made_by=c.source)
-
-
-def _oppose(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
-    """What the teacher writes, preferred to what the policy answers to the same requests."""
-    c = shop.config.cycle.oppose
-    first = dataclasses.replace(state, cursor={})  # the same requests in every generation
-    sampled = _sampled(shop, first, c.prompts, 1, "")
-    taught = _taught(shop, state, sampled.prompts, c.noise, 0)
-    pairs = [
-        dataclasses.replace(t, feedback=(write(Pair(1), source="teacher", about=(t.completion.id, own.id)),))
-        for t, own in zip(taught, sampled.completions, strict=True)
-    ]
-    own = [
-        Episode(prompt=sampled.plain[x.prompt_id], completion=x, feedback=(), reward=None) for x in sampled.completions
-    ]
-    both = [e for pair in zip(pairs, own, strict=True) for e in pair]
-    sampled = dataclasses.replace(sampled, cursor=state.cursor)
-    return _judged(shop, state, step, sampled, both, 0.0, made_by="teacher")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sampled:
-    prompts: Sequence[Prompt]
-    """As the policy saw them."""
-    plain: Mapping[str, Prompt]
-    """As the judge sees them, by the id of the former."""
-    completions: Sequence[Completion]
-    cursor: Mapping[str, int]
-    seconds: float
-
-
-def _sampled(shop: Workshop, state: LoopState, n: int, samples: int, condition: str) -> _Sampled:
-    c, cursor = shop.config, dict(state.cursor)
-    drawn = draw_prompts(shop, state, cursor, n, set())
-    if not drawn:
-        raise DataError(f"{shop.env.name} has no train prompts; give it more problems")
-    asked = [with_condition(p, c.cycle.condition_template, condition) if condition else p for p in drawn]
-    tag = Tag(seed=c.seed, round=state.round + 1, purpose=_COLLECTED)
-    t0 = time.perf_counter()
-    completions = shop.policy.sample(asked, samples, c.sampling, tag, interrupted=shop.interrupted)
-    if shop.interrupted():
-        pause(shop, state)
-        raise Interrupted(
-            f"interrupted in round {state.round + 1}; `triloop resume {shop.run.path}` goes on from round {state.round}"
-        )
-    return _Sampled(
-        prompts=asked,
-        plain={a.id: dataclasses.replace(p, id=a.id) for a, p in zip(asked, drawn, strict=True)},
-        completions=completions,
-        cursor=cursor,
-        seconds=time.perf_counter() - t0,
-    )
-
-
-def _judged(
-    shop: Workshop,
-    state: LoopState,
-    step: Step,
-    sampled: _Sampled,
-    episodes: Sequence[Episode],
-    seconds: float,
-    *,
-    made_by: str,
-) -> Played:
-    told = [f for e in episodes for f in e.feedback]
-    check_failures(told)
-    tokens = sum(sum(c.mask) for c in sampled.completions)
-    facts = {
-        "judgements": float(len(told)),
-        "judge_failures": sum(f.failed for f in told) / max(1, len(told)),
-        "undecided": sum(f.value == 0 for f in told) / max(1, len(told)),
-        "cost": sum(f.cost for f in told),
-        "length": tokens / max(1, len(sampled.completions)),
-    }
-    kinds = ", ".join(dict.fromkeys(f.kind for f in told))
-    named = {"policy": latest(shop, "policy"), **({"reward": latest(shop, "reward")} if made_by == "reward" else {})}
-    row = artifact(
-        state.round + 1,
-        step,
-        "feedback",
-        {"judgements": len(told), "kinds": kinds, "source": made_by, "cost": facts["cost"]},
-        parents=[id for id in named.values() if id],
-    )
-    return Played(
-        metrics=facts,
-        cursor=sampled.cursor,
-        episodes=episodes,
-        purpose=_COLLECTED,
-        rows=[row],
-        tokens=tokens,
-        sample_seconds=sampled.seconds,
-        judge_seconds=seconds,
-    )
-
-
 # ---------------------------------------------------------------------- learn
 
 
@@ -197,7 +73,7 @@ def _imitate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played
     cursor: Mapping[str, int] = state.cursor
     written: list[Episode] = []
     if c.imitate.on == "teacher":
-        written, cursor = _demonstrations(shop, state)
+        written, cursor = demonstrations(shop, state)
         pool = Pool(written, shop.policy)
     else:
         pool = _pool(shop, state, step, c.imitate.history)
@@ -222,42 +98,6 @@ def _imitate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played
     )
 
 
-def _demonstrations(shop: Workshop, state: LoopState) -> tuple[list[Episode], dict[str, int]]:
-    """What the task's own teacher writes for fresh prompts, as episodes that nobody has judged."""
-    c, cursor = shop.config.cycle.imitate, dict(state.cursor)
-    prompts = draw_prompts(shop, state, cursor, c.examples, set())
-    return _taught(shop, state, prompts, c.noise, state.round + 1), cursor
-
-
-def _taught(shop: Workshop, state: LoopState, prompts: Sequence[Prompt], noise: float, of: int) -> list[Episode]:
-    """A teacher's answers; ``of`` tells one set of them from another."""
-    env, round = shop.env, state.round + 1
-    if not isinstance(env, TextWorld):
-        raise ConfigError(
-            f"{env.name} has no teacher; leave out the stages that need one: oppose, and imitate on teacher"
-        )
-    draws = rng.generator(shop.config.seed, "teacher", of)
-    written = []
-    for p in prompts:
-        text = env.demonstration(p, draws, noise)
-        tokens = continuation(shop.policy, p, text)
-        by_teacher = Completion(
-            id=f"demonstration/{completion_id(round, p.id, 0)}",
-            prompt_id=p.id,
-            round=round,
-            index=0,
-            prompt_tokens=shop.policy.encode(p),
-            tokens=tokens,
-            logps=(0.0,) * len(tokens),
-            mask=(True,) * len(tokens),
-            text=text,
-            finish="stop",
-            policy_version=shop.policy.version,
-        )
-        written.append(Episode(prompt=p, completion=by_teacher, feedback=(), reward=None))
-    return written
-
-
 def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     """Train the reward model on everything collected so far; audit it on the pairs that decided when to stop."""
     c = shop.config.cycle.reward
@@ -277,7 +117,7 @@ def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     trained = crew.reward.learn(found, training=training)
     seen = [{k: float(v) for k, v in dataclasses.asdict(t).items() if isinstance(v, float | int)} for t in trained]
     facts = {f"reward_model_{k}": sum(one.get(k, 0.0) for one in seen) / len(seen) for k in seen[0]}
-    parents = [id for id in (latest(shop, "feedback"), latest(shop, "reward")) if id]
+    parents = [id for id in (latest(shop, state, "feedback"), latest(shop, state, "reward")) if id]
     row = artifact(state.round + 1, step, "reward", {"pairs": len(found), **facts}, parents=parents)
     return Played(
         metrics=facts,
@@ -316,7 +156,7 @@ def _improve(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played
     if not step.last:
         return played
     facts = {k: played.metrics[k] for k in ("reward", "kl", "length") if k in played.metrics}
-    more = [id for id in (latest(shop, "reward"),) if id and shop.config.cycle.judge == "reward"]
+    more = [id for id in (latest(shop, state, "reward"),) if id and shop.config.cycle.judge == "reward"]
     return dataclasses.replace(played, rows=[_new_policy(shop, state, step, facts, more)])
 
 
@@ -327,9 +167,9 @@ def _pool(shop: Workshop, state: LoopState, step: Step, history: int) -> Pool:
     first = step.generation - history
     rounds = [i + 1 for i, s in enumerate(steps) if s.generation >= first and s.stage in FEEDS]
     taught = [i + 1 for i, s in enumerate(steps) if s.generation >= first and s.stage == "imitate"]
-    found = [e for r in rounds for e in shop.run.episodes(r, purpose=_COLLECTED)]
+    found = [e for r in rounds for e in shop.run.episodes(r, purpose=COLLECTED)]
     found += [e for r in taught for e in shop.run.episodes(r, purpose="demonstration")]
-    return Pool(found, shop.policy)
+    return Pool(found, shop.policy, CLAUSES if isinstance(shop.env, Attributes) else ())
 
 
 def _in_words(f: Feedback) -> str:
@@ -345,8 +185,8 @@ def _new_policy(
     shop: Workshop, state: LoopState, step: Step, facts: Mapping[str, float], more: Sequence[str] = ()
 ) -> Row:
     """The row of a new version of the policy: made from the last one, and from what it learned from."""
-    fed = [latest(shop, "feedback")] if step.stage != "improve" else []
-    parents = [id for id in (latest(shop, "policy"), *fed, *more) if id]
+    fed = [latest(shop, state, "feedback")] if step.stage != "improve" else []
+    parents = [id for id in (latest(shop, state, "policy"), *fed, *more) if id]
     return artifact(state.round + 1, step, "policy", {"version": shop.policy.version, **facts}, parents=parents)
 
 
@@ -369,7 +209,7 @@ def _gate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
         told |= {"change": change.value, "change_ci95": [change.low, change.high]}
         if change.high < -gate.margin:
             facts["gate_accepted"], told["accepted"] = 0.0, False
-    parents = [id for id in (latest(shop, "policy"),) if id]
+    parents = [id for id in (latest(shop, state, "policy"),) if id]
     row = artifact(state.round + 1, step, "gate", told, parents=parents)
     rows = [row]
     if told["accepted"]:
@@ -384,9 +224,9 @@ def _gate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
 PLAYS: Mapping[Stage, StagePlay] = MappingProxyType(
     {
         "imitate": _imitate,
-        "collect": _collect,
-        "revise": _revise,
-        "oppose": _oppose,
+        "collect": collect,
+        "revise": revise,
+        "oppose": oppose,
         "reward": _reward,
         "prefer": _prefer,
         "improve": _improve,

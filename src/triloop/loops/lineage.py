@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from triloop.loops.stages import Step
-from triloop.loops.state import Workshop
+from triloop.loops.state import LoopState, Workshop
 from triloop.store.codec import Row
 
 __all__ = ["Thing", "artifact", "latest"]
@@ -21,7 +21,11 @@ def artifact(round: int, step: Step, thing: Thing, facts: Mapping[str, Any], *, 
     return Row(id=id, round=round, kind="artifact", payload=payload, parents=tuple(parents))
 
 
-def latest(shop: Workshop, thing: Thing) -> str:
-    """Identifier of the newest one of its kind; empty before there is one."""
-    found = [row for row in shop.run.rows(kind="artifact") if row.payload["thing"] == thing]
+def latest(shop: Workshop, state: LoopState, thing: Thing) -> str:
+    """Identifier of the newest one of its kind up to ``state``; empty before there is one.
+
+    Rounds that are played again have left their rows of before: those do not count yet.
+    """
+    rows = shop.run.rows(kind="artifact")
+    found = [row for row in rows if row.payload["thing"] == thing and row.round <= state.round]
     return max(found, key=lambda row: row.round).id if found else ""

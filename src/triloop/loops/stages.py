@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Literal
 
 from triloop.errors import ConfigError
@@ -284,6 +285,7 @@ class Step:
         return self.index == self.count - 1
 
 
+@lru_cache(maxsize=8)  # asked several times a round, of thousands of steps where only a budget ends the run
 def plan(cycle: CycleConfig, generations: int, improve_rounds: int) -> tuple[Step, ...]:
     """Every round of the run, in order. A longer run's plan begins with a shorter one's."""
 

@@ -26,7 +26,12 @@ def study(
     *,
     reference: Policy | None = None,
 ) -> dict[str, float]:
-    """One round of a stage that learns from ``examples``: ``fit``, at the place of the stage's schedule."""
+    """One round of a stage that learns from ``examples``: ``fit``, at the place of the stage's schedule.
+
+    Of many short stages one may find nothing to learn from, such as groups that are all equally good: it takes no steps.
+    """
+    if not examples and not how.fresh:
+        return {"updates": 0.0, "examples": 0.0}
     if how.fresh and step.index == 0:
         shop.policy.restart_from(shop.policy)  # a fresh optimiser
     total = how.steps * step.count if how.fresh else 0

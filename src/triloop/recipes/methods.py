@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from triloop.envs.attributes import GOOD
 from triloop.errors import UsageError
-from triloop.learn.choices import AlgorithmConfig, AlgorithmName, closest
+from triloop.learn.choices import AlgorithmConfig, AlgorithmName, OptimConfig, closest
 from triloop.learn.objective_config import ObjectiveConfig, ObjectiveName
 from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.stages import (
@@ -88,16 +88,22 @@ def check(method: str) -> None:
     )
 
 
-def starting_point(env: str, recipes: Mapping[str, Any]) -> RunConfig:
-    """The task's recipe, without what it tuned for its own algorithm; else the defaults."""
+def starting_point(env: str, recipes: Mapping[str, Any], *, scheduled: bool = False) -> RunConfig:
+    """The task's recipe, without what it tuned for its own algorithm; else the defaults.
+
+    The token budget ends a run; only where it is ``scheduled``, for a length that the caller gives, does the rate fall.
+    """
     if env in recipes:
         base: RunConfig = recipes[env].config()
     elif env == "attributes":
         sampling = Sampling(max_tokens=36, slots=512)
-        base = RunConfig(policy="base:attributes", env=EnvConfig(name=env), sampling=sampling, max_draws=1)
+        optim = OptimConfig(warmup_steps=5)
+        base = RunConfig(
+            policy="base:attributes", env=EnvConfig(name=env), optim=optim, sampling=sampling, max_draws=1
+        )
     else:
         base = RunConfig(env=EnvConfig(name=env))
-    optim = dataclasses.replace(base.optim, schedule="constant")
+    optim = base.optim if scheduled else dataclasses.replace(base.optim, schedule="constant")
     return dataclasses.replace(
         base, recipe=f"compare-{env}", algorithm=AlgorithmConfig(), optim=optim, rounds=_NO_LIMIT, eval_every=0
     )

@@ -11,7 +11,7 @@ __all__ = ["draw_lineage"]
 
 _LANES = {"policy": 0, "feedback": 1, "reward": 2, "gate": 3}
 _NAMES = {"policy": "policy", "feedback": "judgements", "reward": "reward model", "gate": "gate"}
-_WIDE, _HIGH, _STEP, _LANE, _LEFT = 132, 40, 152, 66, 96
+_WIDE, _HIGH, _STEP, _LANE, _LEFT = 150, 40, 172, 66, 96
 _MOST = 60
 """Things that are drawn; of a longer run the last ones."""
 
@@ -81,5 +81,6 @@ def _short(value: object) -> str:
 
 def _spoken(artifacts: Sequence[Mapping[str, Any]]) -> str:
     counts = {t: sum(a["thing"] == t for a in artifacts) for t in _LANES}
-    told = ", ".join(f"{n} {_NAMES[t]}{'' if n == 1 or t == 'feedback' else 's'}" for t, n in counts.items() if n)
+    names = {"policy": "policies", "feedback": "heaps of judgements", "reward": "reward models", "gate": "gates"}
+    told = ", ".join(f"{n} {names[t]}" for t, n in counts.items() if n)
     return f"Lineage: {told}; each with what it was made from"

@@ -183,8 +183,9 @@ class RewardModel:
         scores = self.token_scores(prompts, texts)
         out = []
         for text, of_tokens in zip(texts, scores, strict=True):
-            offsets = self.encoder.offsets(text)[-len(of_tokens) :]
-            spans = marked(of_tokens[-1 - len(offsets) : -1], offsets, above)
+            offsets = self.encoder.offsets(text)
+            seen = min(len(offsets), len(of_tokens) - 1)  # the beginning of a long text was cut off
+            spans = marked(of_tokens[len(of_tokens) - 1 - seen : -1], offsets[len(offsets) - seen :], above)
             out.append(write(Spans(spans), source=self.name))
         return out
 
