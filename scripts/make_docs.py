@@ -17,12 +17,21 @@ from pathlib import Path
 from types import ModuleType
 
 from triloop.atlas.page import page as atlas_page
-from triloop.learn import algorithms, credit, objectives, reduction
+from triloop.learn import algorithms, combine, credit, likelihood, objectives, preferences, reduction, spans
 from triloop.learn.algorithms import ALGORITHMS, Algorithm
+from triloop.learn.objective_table import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[1]
 LEARN_TESTS = ROOT / "tests" / "learn"
-FUNCTIONS: dict[str, ModuleType] = {"Credit": credit, "Losses": objectives, "Reduction": reduction}
+FUNCTIONS: dict[str, ModuleType] = {
+    "Credit": credit,
+    "Losses": objectives,
+    "Reduction": reduction,
+    "Likelihood": likelihood,
+    "Preferences": preferences,
+    "Spans": spans,
+    "Several rewards": combine,
+}
 
 HEAD = """\
 # Methods
@@ -61,11 +70,26 @@ def methods_page() -> str:
     parts = [HEAD, "## Methods at a glance\n", _glance(), ""]
     for name, algorithm in ALGORITHMS.items():
         parts.append(_method(name, algorithm, notes.get(name, ""), tests))
+    parts += ["# Objectives on judgements\n", OBJECTIVES_HEAD, _objectives()]
     parts.append("# The functions\n\nLosses are pure, unreduced, and zero where the mask is false.\n")
     for title, module in FUNCTIONS.items():
         parts.append(f"## {title}\n")
         parts += [_function(f) for f in _public(module)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+OBJECTIVES_HEAD = """\
+Learned from what was collected, not from a reward in the round: rows of `triloop.learn.objective_table`. A batch may hold
+several kinds of examples, each with its own objective. `triloop compare dpo kto grpo --env attributes` runs them beside the methods above.
+"""
+
+
+def _objectives() -> str:
+    rows = ["| objective | learns from | reference | coefficients that it reads |", "| --- | --- | --- | --- |"]
+    for name, o in OBJECTIVES.items():
+        reads = ", ".join(f"`{r}`" for r in o.reads)
+        rows.append(f"| {name} | {o.consumes} | {o.reference.replace('_', ' ')} | {reads} |")
+    return "\n".join(rows) + "\n"
 
 
 def _glance() -> str:
