@@ -80,7 +80,8 @@ def methods_page() -> str:
 
 OBJECTIVES_HEAD = """\
 Learned from what was collected, not from a reward in the round: rows of `triloop.learn.objective_table`. A batch may hold
-several kinds of examples, each with its own objective. `triloop compare dpo kto grpo --env attributes` runs them beside the methods above.
+several kinds of examples, each with its own objective. `triloop compare dpo kto grpo --env attributes` runs them beside
+the methods above.
 """
 
 

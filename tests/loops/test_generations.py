@@ -143,6 +143,9 @@ def test_a_task_without_a_teacher_says_so(run_dir: Path) -> None:
     asks = CycleConfig(stages=("collect",), collect=CollectConfig(source="judge"))
     with pytest.raises(ConfigError, match="brings no principles; give the judge a YAML file"):
         start(config(asks, env=EnvConfig(name="sort")), run_dir)
+    words = CycleConfig(stages=("collect",), collect=CollectConfig(kinds=("pair", "text")))
+    with pytest.raises(ConfigError, match="cannot say what is wrong in sort"):
+        start(config(words, env=EnvConfig(name="sort")), run_dir)
 
 
 @pytest.fixture(scope="module")

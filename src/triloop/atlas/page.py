@@ -62,7 +62,7 @@ def _row(row: Row, result: dict[str, Any] | None) -> str:
         f"## {row.id}\n",
         f"**{system.title}** · {VERDICTS[result['verdict'] if result else None]}\n",
         f"**Claim.** {row.claim}\n",
-        f"**Experiment.** {row.setup}. In ordinary use: `{row.core}`.\n",
+        f"**Experiment.** {row.setup}. In ordinary use: `{row.core}`.{_parts(row)}\n",
         f"**Rule.** {row.rule}\n",
     ]
     if row.changed_after_first_look:
@@ -125,3 +125,7 @@ def _rest() -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _parts(row: Row) -> str:
+    return f" Made of {', '.join(f'`{part}`' for part in row.parts)}." if row.parts else ""

@@ -53,6 +53,10 @@ class Outcome:
     """Held-out problems at the end: level -> judgement (+1, 0, -1) -> share."""
     extra: Mapping[int, float]
     """Held-out gold score at levels that were asked for besides."""
+    parts: Mapping[str, float]
+    """Mean of each named part of the held-out gold judgements at the end, such as one per attribute."""
+    parts_before: Mapping[str, float]
+    """The same of the base."""
 
 
 def arithmetic(context: Context, **changes: Any) -> RunConfig:
@@ -100,6 +104,8 @@ def train(config: RunConfig, folder: Path, levels: Sequence[int] = ()) -> Outcom
                 learn_seconds=summary["learn_seconds"],
                 by_level=_shares([(e.prompt.level, e.feedback[0].value) for e in episodes]),
                 extra={level: _score(final, level) for level in levels},
+                parts=summary["eval_after"].get("breakdown", {}),
+                parts_before=summary["eval_before"].get("breakdown", {}),
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,17 +10,58 @@ from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 
+from triloop.atlas.ai_feedback import AI_FEEDBACK
+from triloop.atlas.bought import BOUGHT
 from triloop.atlas.compute import ADAPTIVE
+from triloop.atlas.conditional import CONDITIONAL
+from triloop.atlas.constitutional import CONSTITUTIONAL
+from triloop.atlas.dialogue import DIALOGUE
+from triloop.atlas.fine_grained import FINE_GRAINED
 from triloop.atlas.frame import Row
+from triloop.atlas.labellers import LABELLERS
+from triloop.atlas.likelihood import LIKELIHOOD
+from triloop.atlas.online import FRESH
 from triloop.atlas.outcome import DAPO, GRPO, GSPO, NFT
+from triloop.atlas.rewards_rl import REWARDS
+from triloop.atlas.routing import ROUTING
 from triloop.atlas.steering import ANCHOR, FRONTIER, REST_EM
+from triloop.atlas.symbiosis import LIVING
 from triloop.atlas.truth import TRUTH
+from triloop.atlas.wishes import WISHES
+from triloop.atlas.verbal import VERBAL_MORE
 from triloop.errors import ConfigError
 
 __all__ = ["ROWS", "System", "find_row", "find_system", "systems"]
 
 ROWS: Mapping[str, Row] = MappingProxyType(
-    {row.id: row for row in (GRPO, DAPO, GSPO, ANCHOR, FRONTIER, REST_EM, TRUTH, NFT, ADAPTIVE)}
+    {
+        row.id: row
+        for row in (
+            *AI_FEEDBACK,
+            *BOUGHT,
+            *CONSTITUTIONAL,
+            *LABELLERS,
+            GRPO,
+            DAPO,
+            GSPO,
+            ANCHOR,
+            FRONTIER,
+            REST_EM,
+            TRUTH,
+            NFT,
+            ADAPTIVE,
+            *REWARDS,
+            *FINE_GRAINED,
+            *ROUTING,
+            *DIALOGUE,
+            *WISHES,
+            *CONDITIONAL,
+            *LIKELIHOOD,
+            *VERBAL_MORE,
+            *FRESH,
+            *LIVING,
+        )
+    }
 )
 """By id, in the order in which all of them are run."""
 

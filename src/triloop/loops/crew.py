@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from triloop import rng
 from triloop.envs.attributes import Attributes
@@ -86,6 +86,12 @@ def check_task(config: RunConfig, env: Env) -> None:
         raise ConfigError(
             f"{env.name} has no teacher; leave out the stages that need one: oppose, and imitate on teacher"
         )
+    worded = {"spans", "text", "edit"} & {*(c.collect.kinds if "collect" in stages else ())}
+    seen = "people" in ((c.collect.source if worded else ""), (c.revise.source if "revise" in stages else ""))
+    if seen and not isinstance(env, Attributes):
+        raise ConfigError(
+            f"simulated people cannot say what is wrong in {env.name}; ask them for numbers, pairs or rankings"
+        )
     asked = [c.collect.source] * ("collect" in stages) + [c.revise.source] * ("revise" in stages)
     asked += [c.judge] * ("improve" in stages)
     if {"judge", "self"} & set(asked) and c.ai.constitution is None and not isinstance(env, Attributes):
@@ -109,15 +115,6 @@ class _Seen:
 
     def revise(self, prompt: Prompt, text: str, attributes: Collection[str] | None = None) -> str:
         return text
-
-
-class _Asked(Protocol):
-    """Every protocol of a language-model judge."""
-
-    judge: Judge
-    pairs: PairJudge
-    critic: Critic
-    reviser: Reviser
 
 
 @dataclass(frozen=True)

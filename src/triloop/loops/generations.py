@@ -109,6 +109,7 @@ def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     training = RewardTraining(
         optim=optim,
         epochs=c.epochs,
+        patience=c.epochs,  # the best pass is kept: a first one that is worse must not be the last
         batch=c.batch,
         held_out=c.held_out,
         seed=rng.key(shop.config.seed, "reward") % 2**31,  # who is held out stays held out

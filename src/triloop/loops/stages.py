@@ -190,7 +190,7 @@ class RewardStageConfig:
     rounds: int = 1
     """Rounds of the stage."""
     epochs: int = 4
-    """Most passes over the pairs; training stops early when the held-out loss does."""
+    """Passes over the pairs; the weights of the best one by held-out loss are kept."""
     batch: int = 32
     """Pairs of a step."""
     lr: float = 1e-3
