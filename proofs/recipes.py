@@ -128,9 +128,9 @@ def page(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
     lines = [
         "# Recipes of the loop over mixed feedback",
         "",
-        f"`python proofs/recipes.py`, {made['date']}, {made['processor']}, one thread a run. Gold on held-out problems before "
-        "and after (attributes: mean utility, -1 to 1; stories: +1 where all rules hold, else -1); the gain is paired by "
-        "problem, with a 95 % bootstrap interval. The rule: its lower end lies above 0, for every seed.",
+        f"`python proofs/recipes.py`, {made['date']}, {made['processor']}, one thread a run. Gold on held-out problems "
+        "before and after (attributes: mean utility, -1 to 1; stories: +1 where all rules hold, else -1); the gain is paired "
+        "by problem, with a 95 % bootstrap interval. The rule: its lower end lies above 0, for every seed.",
         "",
         "| recipe | seed | before | after | gain | 95 % | n | judgements | KL | seconds | holds | killed at stage ends |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

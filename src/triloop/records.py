@@ -88,7 +88,8 @@ class Feedback:
     source: str = ""
     """Who judged: ``env:countdown``, ``verifier:my.py:check``, ``person:anna``."""
     kind: str = "ternary"
-    """``scalar``, ``ternary``, ``pair``, ``ranking``, ``rubric``, ``steps``, ``spans``, ``text``, ``edit``, ``abstention``."""
+    """``scalar``, ``ternary``, ``pair``, ``ranking``, ``rubric``, ``steps``, ``spans``, ``text``, ``edit`` or
+    ``abstention``."""
     confidence: float = 1.0
     cost: float = 0.0
     """In the unit of the source's price; 0 for a program."""

@@ -89,7 +89,7 @@ def test_a_second_turn_tells_the_first() -> None:
     assert told.id != p.id and env.attributes(told, "")["coverage"] == 0.0
 
 
-def test_the_scope_is_a_quarter_of_the_animals() -> None:
+def test_half_of_the_requests_are_in_scope() -> None:
     asked = lab.prompts(Attributes(), 400, seed=0)
-    assert len(SCOPE) == 6
-    assert sum(map(in_scope, asked)) / len(asked) == pytest.approx(0.25, abs=0.08)
+    assert sum(map(in_scope, asked)) / len(asked) == pytest.approx(0.5, abs=0.08)
+    assert all(in_scope(p) == (len(p.meta["facts"]) == SCOPE) for p in asked)

@@ -29,6 +29,7 @@ class _Recipe:
     name: str
     summary: str
     config: Callable[[], RunConfig]
+    own: Callable[[], RunConfig] | None = None
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,9 @@ WRONG = {
     "budget": ("compare grpo --env sort --budget 2Q", "such as 500k"),
     "no task": ("compare grpo --budget 2k", "--env countdown"),
     "method": ("compare grppo --env sort --budget 2k", "did you mean grpo"),
+    "method lists": ("compare dpp grpo --env sort --budget 2k", "Algorithms: reinforce, "),
+    "objective lists": ("compare dpp grpo --env sort --budget 2k", "Objectives on judgements: weighted_sft, "),
+    "no policy method": ("compare reward_bt grpo --env sort --budget 2k", "answers nothing"),
     "later": ("serve", "not in this release"),
     "benchmark": ("bench nothing", "no benchmark"),
 }
@@ -257,7 +261,7 @@ def test_compare_pairs_the_same_problems(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     def start(config: RunConfig, out: Path, progress: object) -> dict[str, Any]:
         started.append(out.name)
-        assert config.token_budget == 2000
+        assert config.token_budget == (0 if out.name.startswith("sft") else 2000)
         make(out, config=config, lucky=99 if config.algorithm.name == "dapo" else 2)
         return {}
 
@@ -279,15 +283,20 @@ def test_compare_pairs_the_same_problems(monkeypatch: pytest.MonkeyPatch, tmp_pa
         str(tmp_path / "c"),
     ]
     assert main([*words, "--json"]) == 0
-    first, second = _one_json(capsys)["rows"]
+    told = _one_json(capsys)
+    first, second, *baselines = told["rows"]
+    assert [(b["method"], b["baseline"]) for b in baselines] == [("sft", True), ("rejection", True)]
+    assert "grpo" in Path(told["plot"]).read_text()
     assert (first["method"], first["difference"]) == ("grpo", None)
     assert (first["value"], second["value"], second["n"]) == (0.4, 0.8, 10)
     assert second["difference"]["value"] == pytest.approx(0.4)
     assert second["difference"]["n"] == 10
-    assert started == ["grpo-seed0", "grpo-seed1", "dapo-seed0", "dapo-seed1"]
+    runs = [f"{method}-seed{seed}" for method in ("grpo", "dapo", "rejection", "sft") for seed in (0, 1)]
+    assert started == runs, "sft is last, for it gets as many labels as the others bought"
     assert main(words) == 0, "finished runs are taken as they are"
-    assert len(started) == 4
-    assert "minus grpo" in capsys.readouterr().out
+    assert len(started) == 8
+    said = capsys.readouterr().out
+    assert "minus grpo" in said and "sft (baseline)" in said and "labels" in said
     assert main([*words, "--lr", "0.1"]) == 2
     assert "other settings" in capsys.readouterr().err
 

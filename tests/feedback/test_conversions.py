@@ -263,6 +263,15 @@ def test_a_guessed_tone_is_less_sure() -> None:
     assert guessed.confidence == 0.4 and said.confidence == 0.8
 
 
+def test_what_a_text_lacks_is_marked_on_its_last_word_when_asked() -> None:
+    text, templates = "the fox is red .", [("missing {}", -1), ("named {}", 1), ("rude {}", -1)]
+    told = Text("missing den ; named red ; named pond ; missing fish")
+    found = text_to_spans(told, text=text, templates=templates, missing=True)
+    assert found.spans == (Span(11, 14, 1, "named red"), Span(15, 16, -1, "missing den"))
+    assert text_to_spans(told, text=text, templates=templates).spans == found.spans[:1]
+    assert text_to_spans(told, text=" ", templates=templates, missing=True).spans == ()
+
+
 def test_text_to_spans_by_hand() -> None:
     text = "the fox is ugly , UGLY and ugliness"
     found = text_to_spans(Text("missing den ; rude ugly ; not polite"), text=text, templates=[("rude {}", -1)])

@@ -32,7 +32,19 @@ from triloop.sources.reward_config import RewardTraining
 from triloop.sources.reward_examples import RewardRating
 from triloop.sources.reward_model import RewardModel
 
-__all__ = ["AI_FEEDBACK", "RLAIF", "ZYN", "cycled"]
+__all__ = [
+    "AI_FEEDBACK",
+    "ASKED",
+    "LABELS",
+    "LEAN",
+    "RLAIF",
+    "ZYN",
+    "cycled",
+    "duels",
+    "leaning",
+    "overall",
+    "right",
+]
 
 
 def cycled(context: Context, cycle: CycleConfig, **changes: Any) -> RunConfig:
@@ -89,7 +101,9 @@ def _read(context: Context, seed: int) -> dict[str, float]:
     answered: list[tuple[Prompt, str]] = []
     for at, n in ((0, LABELS // 2), (5_000, context.scaled(256))):
         asked = lab.prompts(env, n, seed=seed, start=at)
-        answered += [(p, c.text) for p, g in zip(asked, lab.sample(policy, asked, 2, seed=seed), strict=True) for c in g]
+        answered += [
+            (p, c.text) for p, g in zip(asked, lab.sample(policy, asked, 2, seed=seed), strict=True) for c in g
+        ]
     known, fresh = answered[:LABELS], answered[LABELS:]
     found: dict[str, list[float]] = {"zero_shot": [], "joined": [], "classifier": []}
     for pair in HELD_OUT:
@@ -128,9 +142,7 @@ ZYN = Row(
             above=0.1,
             below=0.0,
         ),
-        Contrast(
-            metric="AUC on conjunctions", treatment="yes and no", baseline="100 labels", above=-0.05, below=-0.05
-        ),
+        Contrast(metric="AUC on conjunctions", treatment="yes and no", baseline="100 labels", above=-0.05, below=-0.05),
     ),
     run=_zyn,
     base="base:attributes",
@@ -185,9 +197,7 @@ def right(judge: PairJudge, pairs: Sequence[KnownPair]) -> float:
 def _rlaif(context: Context) -> Measured:
     judge = leaning(context)
     judge.save_pretrained(context.folder / "judge")
-    ai = JudgeConfig(
-        policy=str(context.folder / "judge"), constitution=overall(context.folder), inconsistent="average"
-    )
+    ai = JudgeConfig(policy=str(context.folder / "judge"), constitution=overall(context.folder), inconsistent="average")
     cycle = CycleConfig(
         stages=("collect", "reward", "improve"),
         collect=CollectConfig(prompts=context.scaled(256), samples=4, source="judge"),

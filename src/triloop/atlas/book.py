@@ -6,6 +6,7 @@ is part of the repository: an unwelcome verdict is kept like any other.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -136,12 +137,17 @@ def save(result: dict[str, Any]) -> None:
         raise UsageError(
             f"row {result['id']} was run in a quick form or from another base; only a full run can be saved"
         )
-    known = results() | {result["id"]: result}
-    text = "".join(f"{json.dumps(known[id], ensure_ascii=False)}\n" for id in ROWS if id in known)
     fresh = RESULTS.with_suffix(".fresh")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(RESULTS)
+        with RESULTS.open("a", encoding="utf-8") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # two that save at once must not forget each other's
+            known = results() | {result["id"]: result}
+            # rows that this process does not know stay: they may have been added while it ran
+            order = [*ROWS, *(id for id in known if id not in ROWS)]
+            text = "".join(f"{json.dumps(known[id], ensure_ascii=False)}\n" for id in order if id in known)
+            fresh.write_text(text, encoding="utf-8")
+            RESULTS.write_text(text, encoding="utf-8")
+            fresh.unlink()
     except OSError as error:
         raise WorkError(f"{RESULTS} cannot be written ({error.strerror}); save from a checkout of your own") from error
 

@@ -21,7 +21,17 @@ from triloop.sources.annotators import JudgedKind, Person
 from triloop.sources.attribute_asking import ATTRIBUTE_TEMPLATES, RULES
 from triloop.sources.lm_critic import PolicyReviser, Writing
 
-__all__ = ["BOUGHT", "DIMENSIONS", "REFERENCES"]
+__all__ = [
+    "BOUGHT",
+    "DIMENSIONS",
+    "LOOKS",
+    "REFERENCES",
+    "REUSED",
+    "Group",
+    "Value",
+    "lost",
+    "synthetic",
+]
 
 
 # ------------------------------------------------------------------ S074
@@ -68,7 +78,7 @@ def lost(critique: str, requested: int) -> float:
 def _fault_by_fault(f: Feedback, prompt: Prompt) -> float:
     content = read(f)
     assert isinstance(content, Text)
-    return 0.0 if content.sign > 0 else -lost(content.critique, len(requested(prompt)))
+    return 0.0 if content.sign == 1 else -lost(content.critique, len(requested(prompt)))
 
 
 def _best_and_worst(groups: Sequence[Group], judge: Person, value: Value) -> list[Group]:
@@ -119,8 +129,8 @@ DIMENSIONS = Row(
     claim="Feedback in several dimensions, fault by fault, teaches more than a mark for the whole or for one dimension, "
     "and no less than a mark for each; and DPO makes more of it than imitating the best.",
     setup=f"0.46M policy, attribute world; 320 requests x 4 answers, judged by people who really look at what is asked "
-    f"with chance {LOOKS:g}: one number, a mark for coverage, a mark for each of six attributes, or a critique; best against "
-    "worst of each group, 16 steps of DPO",
+    f"with chance {LOOKS:g}: one number, a mark for coverage, a mark for each of six attributes, or a critique; best "
+    "against worst of each group, 16 steps of DPO",
     core="triloop run mixed --cycle.collect.kinds text; triloop.sources.annotators.Person",
     contrasts=(
         Contrast(metric=_UTILITY, treatment="fault by fault", baseline="the whole", above=0.0, below=0.0),
@@ -130,6 +140,9 @@ DIMENSIONS = Row(
     ),
     run=_dimensions,
     base="base:attributes",
+    changed_after_first_look="Experiment: a critique counted by its number of faults, and counts by the weight of what "
+    "they fault, as the marks do, after a look with one seed (2026-11-21): utility 0.595, then 0.652, against 0.659 with "
+    "one number. Rule: as first written.",
     parts=("sources.annotators", "feedback.conversions", "loops.study"),
 )
 
@@ -213,9 +226,9 @@ REFERENCES = Row(
     run=_references,
     seeds=(0, 1, 2, 3),
     base="base:attributes",
-    changed_after_first_look="Experiment: a reference's critique was of an empty answer and is of the base's worst of four, "
-    "after a look with one seed (2026-11-21): 0.51 and 0.57, against 0.62 with as many critiques of samples. The rule was "
-    "written after that look, and before the others.",
+    changed_after_first_look="Experiment: a reference's critique was of an empty answer and is of the base's worst of "
+    "four, after a look with one seed (2026-11-21): 0.51 and 0.57, against 0.62 with as many critiques of samples. The "
+    "rule was written after that look, and before the others.",
     parts=("sources.annotators", "sources.lm_critic", "loops.study"),
 )
 

@@ -143,13 +143,12 @@ def _hindsight_scores(
 
 HINDSIGHT = Row(
     id="S038",
-    claim="Imitating chains of a worse and a better answer, each behind the feedback on it, and asking for good, beats "
-    "imitating winners and imitating each answer alone under its feedback, and steers further between good and bad.",
-    setup="0.46M policy, attribute world; 384 prompts x 4 samples of the base, ranked by a person with noisy eyes; 120 "
-    "steps "
-    "of 64 sequences, 1e-3: the first of each four alone, the first and the last each behind `good :` or `bad :`, or "
-    "chains "
-    "of both in either order with 15 % of the earlier one's tokens hidden",
+    claim="Imitating chains of a worse and a better answer, each behind the feedback on it, and asking for good, "
+    "beats imitating winners and imitating each answer alone under its feedback, and steers further between good and "
+    "bad.",
+    setup="0.46M policy, attribute world; 384 prompts x 4 samples of the base, ranked by a person with noisy eyes; "
+    "120 steps of 64 sequences, 1e-3: the first of each four alone, the first and the last each behind `good :` or "
+    "`bad :`, or chains of both in either order with 15 % of the earlier one's tokens hidden",
     core="triloop.learn.examples.chain_of_hindsight",
     contrasts=(
         Contrast(metric=UTILITY, treatment="chains, asked for good", baseline="SFT on winners", above=0.0, below=0.0),
@@ -169,12 +168,10 @@ HINDSIGHT = Row(
     base="base:attributes",
     parts=("learn.examples", "sources.annotators", "envs.conditioned", "loops.study"),
     changed_after_first_look="Experiment, after two looks with one seed (2026-11-21): pairs of two samples and 60 "
-    "steps of 32 "
-    "chains at 5e-4 taught no arm to heed the words (0.19 against 0.39 of SFT); best and worst of four and 120 steps "
-    "at 1e-3 "
-    "gave 0.36 against 0.52 and 0.48; here chains are also as many a step as the answers of the other arms (64), twice the "
-    "text. An arm without hidden tokens was left out: its answers under good were as good (0.36), and no arm came to copy. "
-    "Rule: as first written.",
+    "steps of 32 chains at 5e-4 taught no arm to heed the words (0.19 against 0.39 of SFT); best and worst of four "
+    "and 120 steps at 1e-3 gave 0.36 against 0.52 and 0.48; here chains are also as many a step as the answers of the "
+    "other arms (64), twice the text. An arm without hidden tokens was left out: its answers under good were as good "
+    "(0.36), and no arm came to copy. Rule: as first written.",
 )
 
 
@@ -231,8 +228,8 @@ VERBAL = Row(
     claim="Imitating its own answers under the critique that each got, a policy asked for `good` improves without any "
     "scalar; bootstrapping online goes further than offline, and than imitating the best of each group.",
     setup="0.46M policy, attribute world; 640 prompts x 4 samples and 160 steps in each arm: one generation (offline) "
-    "or four "
-    "in which later samples are asked to be good (online); beside them SFT on the best of each group by the true score",
+    "or four in which later samples are asked to be good (online); beside them SFT on the best of each group by the "
+    "true score",
     core="triloop run feedback-conditional",
     contrasts=(
         Contrast(metric=UTILITY, treatment="online", baseline="offline", above=0.0, below=0.0),
@@ -328,12 +325,10 @@ _OBEYED = "share of answers that keep to a code that is rare for their topic"
 CONTROLLABLE = Row(
     id="S058",
     claim="Where a control code goes with the topic, a policy follows the topic; retraining on its own counterfactual "
-    "answers, "
-    "kept where a classifier finds the code in them, makes it follow the code, more than inverse propensity weights "
-    "and more "
-    "than keeping all of them.",
-    setup="0.46M policy, attribute world; 768 texts by a teacher behind `good ;` (no rude word) or `bad ;` (a rude word), "
-    f"{AGREE:.0%} of them the code of their topic (half of the animals each); 40 steps of 64 in each arm",
+    "answers, kept where a classifier finds the code in them, makes it follow the code, more than inverse propensity "
+    "weights and more than keeping all of them.",
+    setup="0.46M policy, attribute world; 768 texts by a teacher behind `good ;` (no rude word) or `bad ;` (a rude "
+    f"word), {AGREE:.0%} of them the code of their topic (half of the animals each); 40 steps of 64 in each arm",
     core="triloop.learn.propensity.inverse_propensity; triloop.envs.conditioned.with_condition",
     contrasts=(
         Contrast(metric=_OBEYED, treatment="FAST", baseline="plain", above=0.0, below=0.0),
@@ -345,8 +340,7 @@ CONTROLLABLE = Row(
     base="base:attributes",
     parts=("learn.propensity", "envs.conditioned", "loops.study"),
     changed_after_first_look="Experiment, after a look with one seed (2026-11-21; FAST 0.86, plain 0.77, IPS 0.82, "
-    "unfiltered "
-    "0.76): held-out requests were 384 and are 768, seeds were three and are four. Rule: as first written.",
+    "unfiltered 0.76): held-out requests were 384 and are 768, seeds were three and are four. Rule: as first written.",
 )
 
 

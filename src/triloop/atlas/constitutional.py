@@ -19,6 +19,7 @@ from triloop.loops.stages import (
     JudgeConfig,
     ReviseConfig,
     RewardStageConfig,
+    Stage,
 )
 from triloop.policies.native import NativePolicy
 from triloop.policies.sampling import Sampling
@@ -26,7 +27,16 @@ from triloop.records import Prompt
 from triloop.sources.attribute_asking import ATTRIBUTE_TEMPLATES, RULES
 from triloop.sources.lm_critic import PolicyCritic, PolicyReviser, Writing, improve_by_critique
 
-__all__ = ["BOTH_PHASES", "CONSTITUTIONAL", "EDITED", "REVISION"]
+__all__ = [
+    "BOTH_PHASES",
+    "CONSTITUTIONAL",
+    "EDITED",
+    "HARMLESS",
+    "REVISION",
+    "TIMES",
+    "kept",
+    "revisions",
+]
 
 HARMLESS = ("polite", "clean")
 """The principles that count as harmlessness; ``coverage`` is what helps."""
@@ -146,7 +156,7 @@ def _both_phases(context: Context) -> Measured:
         ai=JudgeConfig(inconsistent="average"),
         reward=RewardStageConfig(epochs=3),
     )
-    second = ("collect", "reward", "improve")
+    second: tuple[Stage, ...] = ("collect", "reward", "improve")
     cycles = {
         "sl": replace(first, stages=("revise", "imitate")),
         "both": replace(first, first=("revise", "imitate"), stages=second),
@@ -240,7 +250,12 @@ def _edited(context: Context) -> Measured:
     base = {name: [o.parts_before[name] for o in found[name]] for name in HARMLESS}
     return Measured(
         baseline=[share["clean"]["polite"], share["polite"]["clean"], base["polite"], base["clean"]],
-        treatment=[share["polite"]["polite"], share["clean"]["clean"], share["polite"]["polite"], share["clean"]["clean"]],
+        treatment=[
+            share["polite"]["polite"],
+            share["clean"]["clean"],
+            share["polite"]["polite"],
+            share["clean"]["clean"],
+        ],
         facts={
             **{f"base_{n}": round(statistics.fmean(v), 4) for n, v in base.items()},
             **{f"{n}_under_{by}": round(statistics.fmean(v), 4) for by, x in share.items() for n, v in x.items()},
@@ -271,9 +286,7 @@ EDITED = Row(
             above=0.05,
             below=0.0,
         ),
-        Contrast(
-            metric="polite answers, held out", treatment="under 'polite'", baseline="base", above=0.05, below=0.0
-        ),
+        Contrast(metric="polite answers, held out", treatment="under 'polite'", baseline="base", above=0.05, below=0.0),
         Contrast(metric="clean answers, held out", treatment="under 'clean'", baseline="base", above=0.05, below=0.0),
     ),
     run=_edited,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triloop.atlas import lab
 from triloop.atlas.fine_grained import Credit, Drawn, evenly, per_seed, rounds
@@ -31,10 +32,11 @@ from triloop.sources.users import (
     counter_metrics,
 )
 
-__all__ = ["DIALOGUE", "best_by", "refinements"]
+__all__ = ["DIALOGUE", "best_by", "blended", "refinements"]
 
 UTILITY = "held-out utility"
 Answers = Sequence[tuple[Prompt, str]]
+Marks = NDArray[np.float64]
 
 
 def refinements(
@@ -211,15 +213,20 @@ def _love_model(base: NativePolicy, env: Attributes, users: UserSimulator, n: in
     return model
 
 
+def blended(love: Marks, utility: Marks, weight: float) -> Marks:
+    """``weight`` times love, in the spread of the utility, and the rest of the weight to the utility."""
+    scaled = love * (utility.std() + 1e-6) / (love.std() + 1e-6)
+    return np.asarray(weight * scaled + (1 - weight) * utility)
+
+
 def _paid(model: RewardModel, env: Attributes, weight: float) -> Credit:
-    """weight times P[Love], in units of its own spread, and the rest of the weight to the utility."""
+    """P[Love] and the utility, blended, as one reward a text."""
 
     def credit(asked: Sequence[Prompt], drawn: Drawn) -> list[Rated]:
         flat = [(p, c.text) for p, g in zip(asked, drawn, strict=True) for c in g]
         love = np.nan_to_num(model.score([p for p, _ in flat], [t for _, t in flat]))
         help_ = np.array([env.utility(env.attributes(p, t)) for p, t in flat])
-        scaled = love * (help_.std() + 1e-6) / (love.std() + 1e-6)
-        rewards = iter((weight * scaled + (1 - weight) * help_).tolist())
+        rewards = iter(blended(love, help_, weight).tolist())
         return evenly(drawn, [[next(rewards) for _ in g] for g in drawn])
 
     return credit

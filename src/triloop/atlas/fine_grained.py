@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from triloop import rng
 from triloop.atlas import lab
@@ -225,7 +227,7 @@ _ABSENT = ("missing", "no", "not")
 """First words of what is wrong with a text, and with no word of it."""
 
 
-class Models:
+class _Models:
     """Reward models of one seed, taught from what people said of as many texts of the base."""
 
     def __init__(self, base: NativePolicy, env: Attributes, seed: int, n: int) -> None:
@@ -270,8 +272,8 @@ class Models:
         return credit
 
 
-def _placed(completion: Completion, scores: Sequence[float]) -> Marks:
-    return [(t, float(s)) for t, s in enumerate(scores[: len(completion.tokens)])]
+def _placed(completion: Completion, scores: NDArray[np.float64]) -> Marks:
+    return list(enumerate(scores[: len(completion.tokens)].tolist()))
 
 
 def _scored(model: RewardModel, asked: Sequence[Prompt], drawn: Drawn) -> list[list[float]]:
@@ -286,7 +288,7 @@ def _fine_grained(context: Context) -> Measured:
 
     def one(seed: int) -> dict[str, float]:
         base = lab.fresh(context.base)
-        models = Models(base, env, seed, context.scaled(LOG))
+        models = _Models(base, env, seed, context.scaled(LOG))
         weights = {"rude": 1.0, "faulty": 1.0, "whole": 2.0}
         ways: dict[str, Credit] = {
             "one": models.one_score,

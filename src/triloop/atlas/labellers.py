@@ -24,7 +24,17 @@ from triloop.sources.lm_followups import FollowUpJudge
 from triloop.sources.lm_pairs import Comparing, PairwiseJudge, pair_of
 from triloop.sources.users import ATTRIBUTE_PHRASES, Persona, UserJudge, UserSimulator, attribute_situation
 
-__all__ = ["FOLLOW_UPS", "LABELLERS", "REASONED", "SELF_REFERENCE"]
+__all__ = [
+    "FOLLOW_UPS",
+    "LABELLERS",
+    "REASONED",
+    "SELF_REFERENCE",
+    "SHOWN",
+    "USER",
+    "dialogues",
+    "improved",
+    "preferred",
+]
 
 
 def preferred(policy: NativePolicy, pairs: Sequence[KnownPair], told: Sequence[Feedback]) -> list[Preference]:

@@ -134,14 +134,11 @@ _SHARE, _NATS = "share of held-out answers with a rude word", "nats a token of u
 PRETRAINING = Row(
     id="S062",
     claim="Pretrained with good and bad marked, and asked for good, a policy is far less rude than one pretrained on "
-    "everything "
-    "alike, predicts clean text as well as that one and better than one that saw clean text alone, and is less rude "
-    "than when "
-    "the marks come only at the end.",
+    "everything alike, predicts clean text as well as that one and better than one that saw clean text alone, and is "
+    "less rude than when the marks come only at the end.",
     setup=f"0.12M policy from scratch, 1024 texts of the attribute world by a teacher who is rude in {RUDE:.0%} of "
-    "them, 300 steps of 64 at "
-    "3e-3: all texts (MLE), clean ones alone, all behind `good ;` or `bad ;`, or 240 steps of MLE and then 60 with the "
-    "marks",
+    "them, 300 steps of 64 at 3e-3: all texts (MLE), clean ones alone, all behind `good ;` or `bad ;`, or 240 steps "
+    "of MLE and then 60 with the marks",
     core="triloop.envs.conditioned.with_condition and the objective sft",
     contrasts=(
         Contrast(metric=_SHARE, treatment="conditional", baseline="MLE", above=0.1, below=0.0, higher_is_better=False),
@@ -165,10 +162,9 @@ PRETRAINING = Row(
     base="base:attributes",
     parts=("nn.decoder", "loops.study", "envs.conditioned"),
     changed_after_first_look="Experiment, after a look with one seed (2026-11-21): the last phase had a third of the "
-    "rate and now "
-    "has the whole; unlikelihood (rude 0.23, 1.76 nats) was left out. Rule: first written with rudeness and nats "
-    "against MLE "
-    "alone; the third and fourth contrasts were added after that look, so the verdict can only have become stricter.",
+    "rate and now has the whole; unlikelihood (rude 0.23, 1.76 nats) was left out. Rule: first written with rudeness "
+    "and nats against MLE alone; the third and fourth contrasts were added after that look, so the verdict can only "
+    "have become stricter.",
 )
 
 
@@ -283,13 +279,10 @@ def _one_polarity(context: Context) -> Measured:
 POLARITY = Row(
     id="S060",
     claim="PMPO learns from accepted answers alone, from rejected ones alone, and from both, unpaired; on a table it "
-    "comes to "
-    "rest where its closed form says.",
-    setup="0.46M policy, attribute world; 512 prompts x 4 samples of the base, each marked +1, 0 or -1 by a person who "
-    "errs one "
-    "time in ten; 60 steps of 64 on the accepted (alpha 1, beta 0.5), the rejected (alpha 0, beta 2) or all (0.5, "
-    "0.5), a 0 "
-    "holding in each; and descent over 9 arms with the same loss in expectation",
+    "comes to rest where its closed form says.",
+    setup="0.46M policy, attribute world; 512 prompts x 4 samples of the base, each marked +1, 0 or -1 by a person "
+    "who errs one time in ten; 60 steps of 64 on the accepted (alpha 1, beta 0.5), the rejected (alpha 0, beta 2) or "
+    "all (0.5, 0.5), a 0 holding in each; and descent over 9 arms with the same loss in expectation",
     core="the objectives pmpo and pmpo_negative (triloop.learn.objective_table)",
     contrasts=(
         Contrast(metric=UTILITY, treatment="positives alone", baseline="base", above=0.0, below=0.0),
@@ -354,10 +347,8 @@ CRINGE = Row(
     id="S028",
     claim="Pairwise CRINGE beats DPO and SFT on winners from as many pairs, and its third iteration beats its first.",
     setup="0.46M policy, attribute world; 3 generations of 160 prompts x 4 samples, compared in pairs by a person who "
-    "errs one "
-    "time in ten, and 20 steps of 64 each; DPO measured from the generation before; CRINGE with negatives at 0.1 and a "
-    "gate "
-    "that closes around 0 nats over 3",
+    "errs one time in ten, and 20 steps of 64 each; DPO measured from the generation before; CRINGE with negatives at "
+    "0.1 and a gate that closes around 0 nats over 3",
     core="triloop run iterative-dpo --cycle.prefer.objective.name pairwise_cringe",
     contrasts=(
         Contrast(metric=UTILITY, treatment="pairwise CRINGE", baseline="DPO", above=0.0, below=0.0),
@@ -369,10 +360,9 @@ CRINGE = Row(
     base="base:attributes",
     parts=("loops.generations", "learn.preferences", "learn.likelihood", "sources.annotators"),
     changed_after_first_look="Experiment, after the whole row had been run once (2026-11-21; three seeds: -0.04 "
-    "against 0.89 of "
-    "DPO and 0.43 of SFT): CRINGE then had the library's own weight of negatives (1) and gate (10 nats, 10 wide), and fell "
-    "below the base. The values now are the best of four pairs tried for one generation with one seed (0.54; DPO 0.61). "
-    "Rule: as first written.",
+    "against 0.89 of DPO and 0.43 of SFT): CRINGE then had the library's own weight of negatives (1) and gate (10 "
+    "nats, 10 wide), and fell below the base. The values now are the best of four pairs tried for one generation with "
+    "one seed (0.54; DPO 0.61). Rule: as first written.",
 )
 
 

@@ -120,8 +120,12 @@ def best_of(model: RewardModel, env: Attributes, groups: Sequence[Group]) -> flo
 def read_model(
     policy: NativePolicy, pairs: Sequence[RewardPair], *, seed: int, config: RewardConfig = READS, **training: Any
 ) -> RewardModel:
-    """A reward model on a copy of the policy, after learning from these pairs."""
-    model = RewardModel.of(policy, config, training=RewardTraining(seed=seed, **training))
+    """A reward model on a copy of the policy, after learning from these pairs to the end.
+
+    Nothing is held out to stop by unless it is asked for: a tenth of a few hundred noisy labels says too little, and is apt
+    to stop before the first pass.
+    """
+    model = RewardModel.of(policy, config, training=RewardTraining(**{"seed": seed, "held_out": 0.0, **training}))
     model.learn(pairs)
     return model
 
@@ -158,9 +162,9 @@ def _domain(context: Context) -> Measured:
         models = {
             "features_few": _feature_model(few, phi, seed),
             "exact_features_few": _feature_model(few, exact, seed),
-            "text_few": read_model(policy, few, seed=seed, config=RewardConfig()),
+            "text_few": read_model(policy, few, seed=seed, config=RewardConfig(), epochs=10),
             "text_many": read_model(policy, pairs, seed=seed, config=RewardConfig()),
-            "asked_few": read_model(policy, few, seed=seed),
+            "asked_few": read_model(policy, few, seed=seed, epochs=5),
         }
         found.append({name: accuracy(m, held) for name, m in models.items()}
                      | {f"best_{name}": best_of(m, env, groups) for name, m in models.items()})  # fmt: skip
@@ -227,11 +231,13 @@ DOMAIN = Row(
     base="base:attributes",
     changed_after_first_look="Experiment: on the text, the reward model read in the base's own words for judging "
     "(`asked`), "
-    "and does so outside the rule now, after two looks (2026-11-21: three seeds at a tenth of the size, two other "
-    "seeds at full size) in "
-    "which it judged as well from 100 pairs as the features did (0.74 and 0.74): a base that was taught to judge "
-    "has the "
-    "domain's knowledge already. Equal scores are half right now, not wrong. Rule: as first written.",
+    "and does so outside the rule now, after looks (2026-11-21: three seeds at a tenth of the size, three other seeds at "
+    "full size) in which it judged as well from 100 pairs as the features did (0.74 and 0.74, 0.71 and 0.72): a base "
+    "that was taught to "
+    "judge has the domain's knowledge already. The models on the text stopped by a tenth of their pairs, from 100 of "
+    "them before "
+    "the first pass; they learn to the end now (ten passes over 100 pairs). Equal scores are half right, not wrong. "
+    "Rule: as first written.",
     parts=("sources.reward_model", "sources.reward_features", "sources.lm_judge", "sources.annotators"),
 )
 
@@ -262,7 +268,7 @@ def _margin(context: Context) -> Measured:
         split = np.abs(truth - 0.5) < SPLIT
         facts: dict[str, float] = {"split_share": float(split.mean())}
         for name, pairs in taught.items():
-            told = led(read_model(policy, pairs, seed=seed, config=RewardConfig()), held)
+            told = led(read_model(policy, pairs, seed=seed, config=RewardConfig(), epochs=4), held)
             facts[f"{name}_split"] = _correlation(told[split], truth[split])
             facts[f"{name}_all"] = _correlation(told, truth)
             facts[f"{name}_agreed"] = float(((told > 0) == (truth > 0.5))[~split].mean())
@@ -345,12 +351,14 @@ MARGIN = Row(
     ),
     run=_margin,
     base="base:attributes",
-    changed_after_first_look="Experiment: the reward models read in the base's own words for judging, and read its "
-    "states "
-    "now, after a look at one other seed each way (2026-11-21): asked, they know what the base's judgements could "
-    "tell them "
-    "(0.239 against 0.190 on split pairs, 0.745 against 0.768 on the others; without, 0.227 against 0.174 and "
-    "0.670 against "
-    "0.655). Rule: as first written.",
+    changed_after_first_look="Experiment: the reward models read in the base's own words for judging, and read its states "
+    "now, after a look at one other seed each way (2026-11-21): asked, they know what the base's judgements could tell "
+    "them "
+    "(0.239 against 0.190 on split pairs, 0.745 against 0.768 on the others; without, 0.227 against 0.174 and 0.670 "
+    "against "
+    "0.655). A full result of five seeds, in which they stopped by a tenth of the pairs, was undecided and noisy (+0.028, "
+    "-0.075 to 0.132; +0.019, -0.105 to 0.144: one model judged at chance); they learn to the end now, in four passes. "
+    "Rule: "
+    "as first written.",
     parts=("feedback.simulate.population", "sources.lm_pairs", "sources.reward_model"),
 )

@@ -29,7 +29,7 @@ __all__ = ["PRINCIPLED", "SIMULATED", "spearman", "styled"]
 
 # ------------------------------------------------------------------ S070
 
-STYLE = 0.8
+STYLE = 0.5
 """Utility that each distracting word seems to add, to a person who compares at a glance."""
 BY_PRINCIPLE = RewardConfig(template=ASK.replace("; {principle} ?", "?"), answers=("yes", "no"))
 """Reads a response with the principle behind it; the score is log p(yes) - log p(no)."""
@@ -43,7 +43,7 @@ def _principled(context: Context) -> Measured:
         asked = duels(policy, env, context.scaled(420), seed=seed)
         glancing = lab.person(env, seed=seed, temperature=0.1, bias={"distractor": STYLE})
         whole = read_model(policy, compared(glancing, asked), seed=seed, config=replace(READS, answers=("yes", "no")))
-        entailment = RewardModel.of(policy, BY_PRINCIPLE, training=RewardTraining(seed=seed))
+        entailment = RewardModel.of(policy, BY_PRINCIPLE, training=RewardTraining(seed=seed, held_out=0.0))
         entailment.learn(_comments(env, asked, seed))
         held = true_pairs(env, duels(policy, env, context.scaled(300), seed=seed, split="eval"))
         swayed = [styled(e) for e in held]
@@ -144,11 +144,14 @@ PRINCIPLED = Row(
     ),
     run=_principled,
     base="base:attributes",
-    changed_after_first_look="Experiment: a distracting word added 0.5 and there were four seeds; it adds 0.8 and "
-    "there are "
-    "five, after a first full result (2026-11-21) in which the sway was uneven (Bradley-Terry 0.682 0.760 0.412 0.538 "
-    "against 0.789 0.788 0.730 0.729 by principles): +0.161, -0.036 to 0.359, undecided; the other two contrasts held "
-    "(+0.237, 0.215 to 0.259; +0.046, 0.019 to 0.072). Rule: as first written, but for the number of seeds.",
+    changed_after_first_look="Experiment: there were four seeds and there are five, and the reward models stopped by a "
+    "tenth of "
+    "what they learned from; they learn to the end now, after a first full result (2026-11-21) in which the sway was "
+    "uneven "
+    "(Bradley-Terry 0.682 0.760 0.412 0.538 against 0.789 0.788 0.730 0.729 by principles): +0.161, -0.036 to 0.359, "
+    "undecided; the other two contrasts held (+0.237, 0.215 to 0.259; +0.046, 0.019 to 0.072). Rule: as first written, "
+    "but for "
+    "the number of seeds.",
     parts=("sources.reward_model", "sources.annotators"),
 )
 

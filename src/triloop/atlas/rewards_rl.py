@@ -172,7 +172,8 @@ def _flattered(context: Context, env: Attributes, seed: int) -> RewardModel:
     """A reward model taught by somebody to whom a distracting word adds a great deal."""
     policy = lab.fresh(context.base)
     person = lab.person(env, seed=seed, temperature=0.15, bias={"distractor": FLATTERY})
-    return read_model(policy, compared(person, duels(policy, env, context.scaled(300), seed=seed)), seed=seed)
+    pairs = compared(person, duels(policy, env, context.scaled(300), seed=seed))
+    return read_model(policy, pairs, seed=seed, held_out=0.1)
 
 
 HYBRID = Row(

@@ -30,7 +30,7 @@ from triloop.refine.directed import Advise, Attempt, search, synthesised
 from triloop.sources.attribute_asking import ATTRIBUTE_ASKING, OVERALL
 from triloop.sources.lm_judge import YesNoJudge
 
-__all__ = ["ROUTING", "Asked", "run_cascade", "slope"]
+__all__ = ["ROUTING", "Asked", "ellipsoid", "judged", "rosenbrock", "run_cascade", "slope", "waves"]
 
 Vector = NDArray[np.float64]
 
@@ -222,7 +222,7 @@ def _advisers(f: Function) -> dict[str, Advise | None]:
     return {"score": None, "synthesised": synthesised, "sign": true_sign}
 
 
-def regret(f: Function, coordinates: int, advise: Advise | None, n: int, g: np.random.Generator) -> float:
+def _regret(f: Function, coordinates: int, advise: Advise | None, n: int, g: np.random.Generator) -> float:
     """log10 of what is lacking after n attempts, over what was at the start; 1e-6 at least."""
     start = 1 + _START * np.where(g.random(coordinates) < 0.5, -1.0, 1.0) * g.uniform(0.5, 1.0, coordinates)
     tried = search(f, start, advise, n, rng=g)
@@ -237,7 +237,7 @@ def _directions(context: Context) -> Measured:
         for f in (rosenbrock, ellipsoid, waves):
             for name, advise in _advisers(f).items():
                 draws = (rng.generator(seed, "directions", f.__name__, i) for i in range(starts))
-                found[f"{f.__name__}_{name}"] = statistics.fmean(regret(f, 4, advise, n, g) for g in draws)
+                found[f"{f.__name__}_{name}"] = statistics.fmean(_regret(f, 4, advise, n, g) for g in draws)
         for name in ("score", "synthesised", "sign"):
             found[name] = statistics.fmean(v for k, v in found.items() if k.endswith(f"_{name}"))
         return found

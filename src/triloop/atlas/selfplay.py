@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
 from triloop import rng
 from triloop.atlas import lab
 from triloop.atlas.frame import Context, Contrast, Measured, Row
-from triloop.atlas.online import UTILITY, mean, per_seed
+from triloop.atlas.online import UTILITY, mean, per_seed, preferred
 from triloop.envs.attributes import Attributes
+from triloop.feedback.games import exploitability, winner
+from triloop.feedback.simulate import Annotator, Item
 from triloop.learn.examples import Preference
+from triloop.learn.preferences import squared
+from triloop.policies.native import NativePolicy
+from triloop.records import Completion, Prompt
+from triloop.sources.attribute_asking import ATTRIBUTE_ASKING, ATTRIBUTE_TEMPLATES, RULES
+from triloop.sources.lm_critic import PolicyCritic, PolicyReviser, Writing
+from triloop.sources.lm_pairs import Comparing, PairwiseJudge
 
-__all__ = ["SPIN"]
+__all__ = ["CONSTITUTION", "CYCLES", "PLAYS", "SPIN", "against_mixture", "population"]
 
 
 # ------------------------------------------------------------------ A17
@@ -78,3 +93,273 @@ SPIN = Row(
     base="base:attributes",
     parts=("learn.preferences", "loops.study"),
 )
+
+
+# ------------------------------------------------------------------ A38
+
+GAMES = 10
+"""Rounds of play."""
+REQUESTS = 96
+"""Of a round."""
+
+Verdict = Callable[[NativePolicy, Sequence[Prompt], Sequence[Completion], Sequence[Completion], int], list[float]]
+"""(who plays, requests, its answers, the opponent's, round) -> above 0 where the first wins, below 0 the second."""
+
+
+def _constitution(context: Context) -> Measured:
+    def one(seed: int) -> dict[str, float]:
+        env, base = Attributes(), lab.fresh(context.base)
+        made = {
+            "start": base,
+            "rules": _played(context, env, base, _by_rules(base, seed), seed),
+            "no_rules": _played(context, env, base, _by_likelihood, seed),
+            "alone": _alone(context, env, base, seed),
+        }
+        found: dict[str, float] = {}
+        for name, policy in made.items():
+            seen = lab.held_out(policy, env, context.scaled(512), seed=seed)
+            texts = [e.completion.text for e in seen.episodes]
+            found[name] = seen.value
+            found[f"words_{name}"] = sum(len(t.split()) for t in texts) / len(texts)
+        return found
+
+    found = per_seed(context, one)
+    return Measured(
+        baseline=[found["no_rules"], found["alone"]],
+        treatment=[found["rules"]] * 2,
+        facts={n: mean(v) for n, v in found.items()},
+    )
+
+
+def _played(context: Context, env: Attributes, base: NativePolicy, verdict: Verdict, seed: int) -> NativePolicy:
+    """Self-play: a player answers, an opponent from the pool of its past selves answers too, winners are learned."""
+    policy, pool = lab.fresh(context.base), [base]
+    n = context.scaled(REQUESTS)
+    for k in range(context.scaled(GAMES)):
+        asked = lab.prompts(env, n, seed=seed, start=k * n)
+        opponent = pool[int(rng.generator(seed, "opponent", k).integers(len(pool)))]
+        mine = [g[0] for g in lab.sample(policy, asked, 1, seed=seed, round=2 * k + 1)]
+        theirs = [g[0] for g in lab.sample(opponent, asked, 1, seed=seed, round=2 * k + 2)]
+        told = verdict(policy, asked, mine, theirs, k)
+        pairs = [
+            e
+            for a, b, v in zip(mine, theirs, told, strict=True)
+            if v
+            for e in preferred(*((a, b) if v > 0 else (b, a)))
+        ]
+        if pairs:
+            lab.learn(policy, pairs, "dpo", steps=2, batch=48, lr=3e-4, seed=seed, round=k, reference=base)
+        pool.append(policy.frozen())
+    return policy
+
+
+def _by_rules(base: NativePolicy, seed: int) -> Verdict:
+    """The base as the referee: each game has one principle, drawn by weight, and is seen in both orders."""
+
+    def verdict(
+        _: NativePolicy, asked: Sequence[Prompt], mine: Sequence[Completion], theirs: Sequence[Completion], k: int
+    ) -> list[float]:
+        judge = PairwiseJudge(base, RULES, ATTRIBUTE_ASKING, Comparing(seed=rng.key(seed, "game", k)))
+        return [f.value or 0.0 for f in judge.compare(asked, [a.text for a in mine], [b.text for b in theirs])]
+
+    return verdict
+
+
+def _by_likelihood(
+    player: NativePolicy, _: Sequence[Prompt], mine: Sequence[Completion], theirs: Sequence[Completion], k: int
+) -> list[float]:
+    """Without rules: the answer wins that the player itself finds likelier, per token."""
+    a, b = (player.logprobs([(c.prompt_tokens, c.tokens) for c in side]) for side in (mine, theirs))
+    return [float(x.mean() - y.mean()) if len(x) and len(y) else 0.0 for x, y in zip(a, b, strict=True)]
+
+
+def _alone(context: Context, env: Attributes, base: NativePolicy, seed: int) -> NativePolicy:
+    """One model by the same principles, without an opponent: its answers are revised, and the revisions imitated."""
+    policy, n = lab.fresh(context.base), context.scaled(REQUESTS)
+    for k in range(context.scaled(GAMES)):
+        asked = lab.prompts(env, n, seed=seed, start=k * n)
+        texts = [g[0].text for g in lab.sample(policy, asked, 1, seed=seed, round=2 * k + 1)]
+        writing = Writing(templates=ATTRIBUTE_TEMPLATES, sampling=lab.SAMPLING, seed=seed, round=k)
+        critiques = PolicyCritic(base, RULES, writing).critique(asked, texts)
+        said = ["" if c.failed else str(c.content["critique"]) for c in critiques]
+        edits = PolicyReviser(base, RULES, writing).revise(asked, texts, said)
+        better = [
+            (p, str(e.content["revised"]))
+            for p, c, e in zip(asked, critiques, edits, strict=True)
+            if not (c.failed or e.failed)
+        ]
+        if better:
+            lessons = lab.demonstrations(policy, better)
+            lab.learn(policy, lessons, "sft", steps=2, batch=48, lr=3e-4, seed=seed, round=k)
+    return policy
+
+
+CONSTITUTION = Row(
+    id="A38",
+    claim="Two players whose games are decided by the principles of a constitution keep them better than players "
+    "without rules, and better than one model that revises its own answers by the same principles.",
+    setup=f"0.46M policy, attribute world; {GAMES} rounds of {REQUESTS} requests, two steps each; the opponent is a "
+    "past self, drawn from the pool; the base decides each game by one principle, drawn by weight, in both orders, "
+    "and DPO (beta 0.1, 3e-4, from the base) learns the winner. Without rules the answer wins that the player finds "
+    "likelier per token; alone, the base criticises and revises the policy's answer, which is imitated. Principles "
+    "kept are the held-out utility",
+    core="triloop run online-ai-feedback",
+    contrasts=(
+        Contrast(metric=UTILITY, treatment="self-play by rules", baseline="without rules", above=0.0, below=0.0),
+        Contrast(metric=UTILITY, treatment="self-play by rules", baseline="one model alone", above=0.0, below=0.0),
+    ),
+    run=_constitution,
+    seeds=(0, 1, 2),
+    base="base:attributes",
+    parts=("sources.constitution", "sources.lm_pairs", "sources.lm_critic", "learn.preferences"),
+)
+
+
+# ------------------------------------------------------------------ A40
+
+STYLES = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.5, 0.0, 1.0], [0.6, 0.3, 0.3], [0.2, 0.2, 0.2]])
+"""Answers by three attributes: the first three beat each other in a round, the last two are for nobody."""
+SHARES = (0.38, 0.34, 0.28)
+"""Of people who care for the first attribute alone, the second, the third."""
+BETA = 0.05
+DUELS = 512
+"""Of a generation."""
+
+
+@dataclass(frozen=True)
+class _People:
+    """A population with tastes that go round."""
+
+    seed: int
+
+    @property
+    def each(self) -> list[Annotator]:
+        """One person of each taste."""
+        return [
+            Annotator(name=f"{k}", weights={f"{k}": 1.0}, temperature=0.15, seed=self.seed) for k in range(len(SHARES))
+        ]
+
+    def judge(self, first: Sequence[int], second: Sequence[int], generation: int) -> Float[np.ndarray, " duels"]:
+        """1 where whoever happens to be asked prefers the first, 0 the second, one half where they see no difference."""
+        who = rng.generator(self.seed, "asked", generation).choice(len(SHARES), len(first), p=SHARES)
+        people = self.each
+        told = [
+            people[w].pair(_item(i, f"{generation}/{d}/a"), _item(j, f"{generation}/{d}/b")) if i != j else 0.0
+            for d, (w, i, j) in enumerate(zip(who.tolist(), first, second, strict=True))
+        ]
+        return 0.5 + np.sign(told) / 2
+
+
+def _item(style: int, id: str) -> Item:
+    return Item(id=id, attributes={f"{k}": float(a) for k, a in enumerate(STYLES[style])})
+
+
+def population() -> Float[np.ndarray, "styles styles"]:
+    """P(i preferred to j) by the whole population: each person's noise is logistic in the difference of utilities."""
+    utility = 2 * STYLES - 1
+    lead = utility[:, None, :] - utility[None, :, :]
+    return np.asarray((1 / (1 + np.exp(-lead / 0.15))) @ np.array(SHARES))
+
+
+def against_mixture(
+    first: Sequence[int], second: Sequence[int], p: Float[np.ndarray, " duels"]
+) -> Float[np.ndarray, " styles"]:
+    """The policy that IPO makes of duels, measured from the uniform one; full batches."""
+    a, b, told = torch.tensor(first), torch.tensor(second), torch.tensor(p, dtype=torch.float32)
+    logits = torch.zeros(len(STYLES), requires_grad=True)
+    for _ in range(60):
+        loss = squared(logits[a] - logits[b], told, beta=BETA).mean()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        with torch.no_grad():
+            logits -= 0.8 * gradient
+    return torch.softmax(logits.detach(), dim=0).double().numpy()
+
+
+def _self_play(opponent: str, generations: int, seed: int) -> list[float]:
+    """Exploitability of what is deployed after each generation: the last self, the pool, or its von Neumann winner."""
+    draw, people, truth = rng.generator(seed, "self-play", opponent), _People(seed), population()
+    n = len(STYLES)
+    won = np.full((n, n), 0.5)  # one imagined duel each, even
+    pool = [np.array([0.6, *[0.4 / (n - 1)] * (n - 1)])]
+    found = []
+    for k in range(generations):
+        rival = _deployed(opponent, pool, won)
+        second = draw.choice(n, DUELS, p=rival / rival.sum()).tolist()
+        first = draw.integers(0, n, DUELS).tolist()
+        told = people.judge(first, second, k)
+        np.add.at(won, (first, second), told)
+        np.add.at(won, (second, first), 1 - told)
+        pool.append(against_mixture(first, second, told))
+        found.append(exploitability(truth, _deployed(opponent, pool, won)))
+    return found
+
+
+def _deployed(
+    opponent: str, pool: Sequence[Float[np.ndarray, " styles"]], won: Float[np.ndarray, "styles styles"]
+) -> Float[np.ndarray, " styles"]:
+    """The last policy, the mean of all, or the mixture of them that none of them beats, by what was judged."""
+    if opponent == "self":
+        return pool[-1]
+    selves = np.stack(pool)
+    if opponent == "pool":
+        return np.asarray(selves.mean(axis=0))
+    seen = won / (won + won.T)
+    return np.asarray(winner(selves @ seen @ selves.T, rounds=1000) @ selves)
+
+
+def _cycles(context: Context) -> Measured:
+    generations = context.scaled(32)
+    found: Mapping[str, list[list[float]]] = {
+        name: [_self_play(name, generations, seed) for seed in context.seeds] for name in ("self", "pool", "winner")
+    }
+    late = {name: [float(np.mean(run[-4:])) for run in runs] for name, runs in found.items()}
+    return Measured(
+        baseline=[late["self"], late["self"]],
+        treatment=[late["winner"], late["pool"]],
+        facts={
+            **{f"exploitability_{name}": mean(v) for name, v in late.items()},
+            "of_the_true_winner": round(exploitability(population(), winner(population())), 4),
+            "by_generation_self": [round(x, 3) for x in found["self"][0]],
+            "by_generation_winner": [round(x, 3) for x in found["winner"][0]],
+        },
+    )
+
+
+CYCLES = Row(
+    id="A40",
+    claim="Where a population's preferences go round, self-play against the pool of past selves, or its "
+    "equilibrium, can be exploited less than self-play against the last self, which goes round too.",
+    setup=f"tabular: 5 answers, three kinds of people ({SHARES[0]:g}, {SHARES[1]:g}, {SHARES[2]:g}) of whom each "
+    f"sees one attribute, noise 0.15; 32 generations of {DUELS} duels, any answer against the opponent's, one person "
+    f"a duel; IPO (beta {BETA:g}) from the uniform policy. Opponent and what is deployed: the last self, the mean of "
+    "the pool, or the von Neumann winner of the pool by all duels so far. Exploitability by the true population, "
+    "mean of the last 4 generations",
+    core="triloop.feedback.games.winner, triloop.feedback.games.exploitability",
+    contrasts=(
+        Contrast(
+            metric="exploitability",
+            treatment="winner of the pool",
+            baseline="last self",
+            above=0.0,
+            below=0.0,
+            higher_is_better=False,
+        ),
+        Contrast(
+            metric="exploitability",
+            treatment="mean of the pool",
+            baseline="last self",
+            above=0.0,
+            below=0.0,
+            higher_is_better=False,
+        ),
+    ),
+    run=_cycles,
+    seeds=tuple(range(8)),
+    base="base:attributes",
+    parts=("feedback.games", "feedback.simulate", "learn.preferences"),
+    changed_after_first_look="Experiment: 16 generations became 32, after a look at two seeds (2026-11-21) in which "
+    "the pool's mean still held what it started from (0.047 and 0.052 against the last self's 0.061 and 0.051; the "
+    "winner had 0.008 and 0.007). Rule: as first written.",
+)
+
+PLAYS = (SPIN, CONSTITUTION, CYCLES)

@@ -27,8 +27,8 @@ from triloop.atlas.routing import ROUTING
 from triloop.atlas.steering import ANCHOR, FRONTIER, REST_EM
 from triloop.atlas.symbiosis import LIVING
 from triloop.atlas.truth import TRUTH
-from triloop.atlas.wishes import WISHES
 from triloop.atlas.verbal import VERBAL_MORE
+from triloop.atlas.wishes import WISHES
 from triloop.errors import ConfigError
 
 __all__ = ["ROWS", "System", "find_row", "find_system", "systems"]

@@ -104,12 +104,11 @@ def _turns(policy: NativePolicy, env: Attributes, n: int, seed: int) -> tuple[fl
 DRESS = Row(
     id="S046",
     claim="Learning from critiques in words and from refinements makes the first answer better than conditioning on a "
-    "score "
-    "does, and lets the policy mend its answer when it is told what is wrong; without refinements it does not learn that.",
+    "score does, and lets the policy mend its answer when it is told what is wrong; without refinements it does not "
+    "learn that.",
     setup="0.46M policy, attribute world; 384 prompts x 2 samples, 100 steps of 64: each sample behind its score as a "
-    "word, "
-    "behind its critique, or behind its critique beside second turns in which a person's revision follows the critique; "
-    "then held-out answers that are asked to be good, and the answers after a critique of those",
+    "word, behind its critique, or behind its critique beside second turns in which a person's revision follows the "
+    "critique; then held-out answers that are asked to be good, and the answers after a critique of those",
     core="triloop run feedback-conditional; loops.assemble (edits); envs.conditioned",
     contrasts=(
         Contrast(
@@ -250,23 +249,20 @@ def _polite_in_context(base: NativePolicy, env: Attributes, n: int, seed: int) -
     return statistics.fmean(env.attributes(p, g[0].text)["polite"] for p, g in zip(asked, told, strict=True))
 
 
-_POLITE = "share of polite answers about the six animals"
+_POLITE = "share of polite answers to requests of three facts"
 
 SCOPED = Row(
     id="S054",
     claim="Preferring what feedback in the prompt made of its answers, within the scope, while imitating its own "
-    "answers elsewhere "
-    "(C3PO), a policy follows the feedback about as well as with it in context and as preference learning alone, and "
-    "changes "
-    "far less near the scope.",
-    setup="0.46M policy, attribute world; `not polite`, meant for six of 24 animals; pairs of the base's answer "
-    "revised under "
-    "that feedback and its first answer; 40 steps at 3e-4 of DPO on 32 pairs, or of DPO on pairs beside SFT on its own "
-    "answers about other animals and to other tasks, 96 examples a step",
+    "answers elsewhere (C3PO), a policy follows the feedback about as well as with it in context and as preference "
+    "learning alone, and changes far less near the scope.",
+    setup="0.46M policy, attribute world; `not polite`, meant for requests of three facts; pairs of the base's answer "
+    "revised under that feedback and its first answer; 120 steps at 6e-4 of DPO on 32 pairs, or of DPO on pairs "
+    "beside SFT on its own answers to requests of two facts and to other tasks, 64 examples a step",
     core="triloop run mixed (cycle.prefer.beside); learn.mixture",
     contrasts=(
         Contrast(
-            metric="change of the share of polite answers about other animals",
+            metric="change of the share of polite answers to requests of two facts",
             treatment="C3PO",
             baseline="DPO alone",
             above=0.05,
@@ -280,6 +276,10 @@ SCOPED = Row(
     seeds=(0, 1, 2),
     base="base:attributes",
     parts=("learn.mixture", "loops.study", "envs.attributes_skills"),
+    changed_after_first_look="Experiment, after three looks with one seed (2026-11-21): the scope was six of 24 "
+    "animals, which C3PO did not tell from the others in 40 steps at 3e-4 (0.62 polite within, 0.61 without) nor in "
+    "120 at 6e-4 (0.56 and 0.56; DPO alone 1.00 and 1.00). By the number of facts it did (1.00 and 0.34; the base "
+    "0.33). Rule: its metrics name the other scope; thresholds as first written.",
 )
 
 
@@ -331,11 +331,11 @@ def _written(n: int, seed: int) -> float:
 COMPARED = Row(
     id="A04",
     claim="For the same time of an annotator who writes no better than the policy's better answers, comparisons that "
-    "are wrong one "
-    "time in seven bring the policy further than imitating demonstrations, and beyond the annotator's own level.",
+    "are wrong one time in seven bring the policy further than imitating demonstrations, and beyond the annotator's "
+    "own level.",
     setup=f"0.46M policy, attribute world; {DEMONSTRATIONS} demonstrations in which each attribute fails every other "
-    "time, imitated for "
-    f"40 steps, or {FASTER * DEMONSTRATIONS} comparisons (15 % turned round), a reward model on them and 12 rounds of GRPO",
+    f"time, imitated for 40 steps, or {FASTER * DEMONSTRATIONS} comparisons (15 % turned round), a reward model on "
+    "them and 12 rounds of GRPO",
     core="triloop run rlhf",
     contrasts=(
         Contrast(metric=UTILITY, treatment="comparisons", baseline="demonstrations", above=0.0, below=0.0),

@@ -15,7 +15,7 @@ from triloop.errors import GuardStop, RunFolderError, StoreError, UsageError
 if TYPE_CHECKING:
     from triloop.loops.config import RunConfig
 
-__all__ = ["add", "compare", "tokens"]
+__all__ = ["add", "compare", "notes", "tokens"]
 
 _TEACHERLESS = "sft is left out: this task has no teacher whose answers could be imitated"
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
@@ -40,9 +40,9 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
         help="methods at equal budget and seeds, paired, with the baselines beside them",
-        description="Algorithms (grpo, nft, ...), objectives on judgements (dpo, kto, ...) and rest_em, side by side; "
-        "supervised learning on the teacher's level (sft) and rejection sampling (rejection) stand beside them. Any setting "
-        "of `triloop run` can be added and then holds for all methods that have it.",
+        description="Algorithms (grpo, nft, rest_em, ...) and objectives on judgements (dpo, kto, ...) side by side; "
+        "supervised learning on the teacher's level (sft) and rejection sampling (rejection) stand beside them. Any "
+        "setting of `triloop run` can be added and then holds for all methods that have it.",
         allow_abbrev=False,
     )
     p.add_argument("methods", nargs="+", metavar="METHOD", help="the first is what the others are compared with")
@@ -78,8 +78,8 @@ def compare(args: argparse.Namespace, screen: Screen) -> int:
             "the others are compared with. A method alone is `triloop run`"
         )
     env = starts[seeds[0]].env.name
-    notes = _notes(starts[seeds[0]])
-    beside = [b for b in methods.BASELINES if b not in args.methods and not (b == "sft" and _TEACHERLESS in notes)]
+    said = notes(starts[seeds[0]])
+    beside = [b for b in methods.BASELINES if b not in args.methods and not (b == "sft" and _TEACHERLESS in said)]
     out = args.out if args.out is not None else fresh_folder(f"compare-{env}")
     screen.folder = out
     names = [*args.methods, *beside]
@@ -91,10 +91,10 @@ def compare(args: argparse.Namespace, screen: Screen) -> int:
         runs.append(_run("sft", seed, taught, out / f"sft-seed{seed}", screen))
     rows = [{**row, "baseline": row["method"] in methods.BASELINES} for row in _rows(names, runs)]
     title = f"{env}, {budget:,} tokens a run, seeds {' '.join(map(str, seeds))}"
-    plot = _draw(args.plot or out / "compare.html", title, rows, notes)
-    _tell(screen, title, rows, notes)
+    plot = _draw(args.plot or out / "compare.html", title, rows, said)
+    _tell(screen, title, rows, said)
     screen.say(f"plot  {plot}\nruns  {out}")
-    screen.answer({"env": env, "budget": budget, "seeds": seeds, "rows": rows, "notes": notes, "plot": plot, "out": out})
+    screen.answer({"env": env, "budget": budget, "seeds": seeds, "rows": rows, "notes": said, "plot": plot, "out": out})
     return 0
 
 
@@ -126,7 +126,7 @@ def _config(method: str, base: RunConfig, settings: Mapping[str, Any], labels: i
     return fields.apply(config, {k: v for k, v in settings.items() if k.startswith(own)})
 
 
-def _notes(base: RunConfig) -> list[str]:
+def notes(base: RunConfig) -> list[str]:
     """What has to be known to read the table."""
     from triloop.envs.world import TextWorld
     from triloop.loops.build import make_env
@@ -151,9 +151,7 @@ def _draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]], notes: Sequ
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(title, rows, notes), encoding="utf-8")
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror}); free space or choose another --plot"
-        ) from error
+        raise StoreError(f"{path} cannot be written ({error.strerror}); free space or choose another --plot") from error
     return path
 
 
@@ -217,6 +215,8 @@ def _outcomes(run: Any) -> dict[str, float]:
 
 def _labels(run: Any) -> int:
     """What people, or whoever judges, had to say or write for it."""
+    if "oppose" in run.config["cycle"]["stages"]:  # the same answers in every generation
+        return int(run.config["cycle"]["oppose"]["prompts"])
     written = sum(row.payload["purpose"] in ("train", "demonstration") for row in run.rows("completion"))
     return written + int(sum(m.get("judgements", 0.0) for m in run.metrics()))
 

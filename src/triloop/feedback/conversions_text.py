@@ -80,8 +80,7 @@ def text_to_spans(
     whole-word occurrence in ``text`` is marked, whatever its case. With ``missing``, what a bad clause names and the text
     does not hold is marked on the text's last word: it should have come by then.
 
-    Loses: what is missing from the text (it has no place there, or one for all), and all that is neither quoted nor in a
-    template.
+    Loses: what is missing from the text (it has no place there), and all that is neither quoted nor in a template.
     """
     spans: dict[tuple[int, int], Span] = {}
     last = [m.span() for m in re.finditer(r"\S+", text)][-1:] if missing else []

@@ -23,7 +23,7 @@ def beaten_by(preferences: Matrix, mixture: Float[np.ndarray, " n"]) -> Float[np
 
 
 def exploitability(preferences: Matrix, mixture: Float[np.ndarray, " n"]) -> float:
-    """max_i P(i over mixture) - 1/2, at least 0 but for rounding: 0 is a mixture that nothing beats, 1/2 one that always loses.
+    """max_i P(i over mixture) - 1/2, at least 0 but for rounding: 0 where nothing beats the mixture.
 
     Half of the duality gap of the symmetric preference game (Nash-MD, arXiv:2312.00886 section 4)."""
     return float(beaten_by(preferences, mixture).max()) - 0.5

@@ -31,9 +31,7 @@ def trended(trend: Trend | None, reward: float, *, fast: float = 0.5, slow: floa
     return Trend(fast=trend.fast + fast * (reward - trend.fast), slow=trend.slow + slow * (reward - trend.slow))
 
 
-def progress_weights(
-    progress: Mapping[str, float], *, floor: float = 0.1, sharpness: float = 2.0
-) -> dict[str, float]:
+def progress_weights(progress: Mapping[str, float], *, floor: float = 0.1, sharpness: float = 2.0) -> dict[str, float]:
     """Probability of each task; |progress| counts, so that what is being forgotten is practised too.
 
         w_k = floor + (1 - n floor) e^(s |p_k| / max |p|) / sum_j e^(s |p_j| / max |p|)
