@@ -129,8 +129,8 @@ def page(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
         "# Recipes of the loop over mixed feedback",
         "",
         f"`python proofs/recipes.py`, {made['date']}, {made['processor']}, one thread a run. Gold on held-out problems "
-        "before and after (attributes: mean utility, -1 to 1; stories: +1 where all rules hold, else -1); the gain is paired "
-        "by problem, with a 95 % bootstrap interval. The rule: its lower end lies above 0, for every seed.",
+        "before and after (attributes: mean utility, -1 to 1; stories: +1 where all rules hold, else -1); the gain is "
+        "paired by problem, with a 95 % bootstrap interval. The rule: its lower end lies above 0, for every seed.",
         "",
         "| recipe | seed | before | after | gain | 95 % | n | judgements | KL | seconds | holds | killed at stage ends |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -181,21 +181,18 @@ def main() -> int:
                 raise SystemExit(f"{job} failed with exit code {process.returncode}")
             fresh.append(json.loads(text.strip().splitlines()[-1]))
             print(f"{job[0]} seed {job[1]}: {fresh[-1]['before']:.3f} to {fresh[-1]['after']:.3f}", file=sys.stderr)
-    done = {(r["recipe"], r["seed"]) for r in fresh}
-    rows = sorted(
-        [*fresh, *(r for r in kept if (r["recipe"], r["seed"]) not in done)], key=lambda r: (r["recipe"], r["seed"])
-    )
-    cpu = Path("/proc/cpuinfo")
-    names = (
-        [x.partition(":")[2].strip() for x in cpu.read_text().splitlines() if x.startswith("model name")]
-        if cpu.exists()
-        else []
-    )
-    made = {"date": datetime.date.today().isoformat(), "processor": names[0] if names else platform.machine()}
-    out.write_text(json.dumps({"made": made, "rows": rows}, indent=1) + "\n")
-    out.with_suffix(".md").write_text(page(rows, made))
+        _write(out, fresh, kept)
     good = all(r["holds"] and (not r["killed"] or r["killed"]["same"]) for r in fresh)
     return 0 if good else 1
+
+
+def _write(out: Path, fresh: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]]) -> None:
+    done = {(r["recipe"], r["seed"]) for r in fresh}
+    every = [*fresh, *(r for r in kept if (r["recipe"], r["seed"]) not in done)]
+    rows = sorted(every, key=lambda r: (r["recipe"], r["seed"]))
+    made = {"date": datetime.date.today().isoformat(), "processor": processor()}
+    out.write_text(json.dumps({"made": made, "rows": rows}, indent=1) + "\n")
+    out.with_suffix(".md").write_text(page(rows, made))
 
 
 def _command(args: argparse.Namespace, recipe: str, seed: int) -> list[str]:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from triloop.envs.attributes_skills import ASK
 from triloop.learn.algorithms import resolve
 from triloop.loops.build import policy_path
 from triloop.loops.config import RunConfig, from_mapping, to_mapping
 from triloop.loops.run import start
 from triloop.recipes.careless import check
+from triloop.recipes.generations import READS
 from triloop.recipes.table import RECIPES
 
 SHORT = {
@@ -25,6 +27,24 @@ SHORT = {
     "canary_n": 8,
     "threads": 1,
 }
+
+
+def _short(config: RunConfig) -> RunConfig:
+    """The recipe with every stage, each as small as it can be."""
+    if config.loop != "generations":
+        return dataclasses.replace(config, **SHORT)
+    c, few = config.cycle, {"steps": 1, "batch": 8}
+    cycle = dataclasses.replace(
+        c,
+        imitate=dataclasses.replace(c.imitate, examples=8, **few),
+        collect=dataclasses.replace(c.collect, prompts=8),
+        revise=dataclasses.replace(c.revise, prompts=8),
+        oppose=dataclasses.replace(c.oppose, prompts=8),
+        reward=dataclasses.replace(c.reward, epochs=1, members=1),
+        prefer=dataclasses.replace(c.prefer, **few),
+        gate=dataclasses.replace(c.gate, n=8),
+    )
+    return dataclasses.replace(config, **{**SHORT, "cycle": cycle, "generations": 2})
 
 
 @pytest.fixture(params=RECIPES, ids=str)
@@ -53,10 +73,10 @@ def test_its_base_is_here(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.config().policy.startswith("base:")])
 def test_it_runs(name: str, tmp_path: Path) -> None:
-    config = RECIPES[name].config()
-    summary = start(dataclasses.replace(config, **SHORT), tmp_path / "run")
+    config = _short(RECIPES[name].config())
+    summary = start(config, tmp_path / "run")
     assert summary["recipe"] == name
-    assert summary["rounds"] == 2
+    assert summary["rounds"] == config.total_rounds
     assert summary["eval_before"]["n"] > 0 and summary["eval_after"]["n"] > 0
 
 
@@ -72,3 +92,7 @@ def test_the_planted_verifier_can_be_found() -> None:
     path, _, function = spec.rpartition(":")
     found = importlib.util.spec_from_file_location("careless", path)
     assert found is not None and function == "check" and Path(path).exists()
+
+
+def test_the_reward_model_reads_as_the_base_was_taught() -> None:
+    assert ASK.replace("{principle}", "overall") == READS

@@ -227,8 +227,8 @@ REFERENCES = Row(
     seeds=(0, 1, 2, 3),
     base="base:attributes",
     changed_after_first_look="Experiment: a reference's critique was of an empty answer and is of the base's worst of "
-    "four, after a look with one seed (2026-11-21): 0.51 and 0.57, against 0.62 with as many critiques of samples. The "
-    "rule was written after that look, and before the others.",
+    "four, after a look with one seed (2026-11-21): 0.51 and 0.57, against 0.62 with as many critiques of samples. Rule: "
+    "written after that look, and before the others.",
     parts=("sources.annotators", "sources.lm_critic", "loops.study"),
 )
 

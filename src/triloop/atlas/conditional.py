@@ -30,7 +30,7 @@ from triloop.loops.stages import CollectConfig, CycleConfig, ImitateConfig, Peop
 from triloop.policies.native import NativePolicy
 from triloop.records import Completion, Prompt
 
-__all__ = ["CONDITIONAL", "UTILITY", "asked_for", "averages", "imitated"]
+__all__ = ["CONDITIONAL", "UTILITY", "asked_for", "averages", "coded", "imitated", "topic"]
 
 UTILITY = "held-out utility"
 AFTER = "{request} {control} :"

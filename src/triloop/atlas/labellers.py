@@ -126,7 +126,8 @@ SELF_REFERENCE = Row(
     ),
     run=_self_reference,
     base="base:attributes",
-    changed_after_first_look="Nothing of experiment and rule. Tried with one seed (2026-11-21): the base without a "
+    changed_after_first_look="Rule: as first written; nothing of the experiment either. Tried with "
+    "one seed (2026-11-21): the base without a "
     "lean (0.72 with its own answer, 0.75 without), and judges of chained arithmetic, taught in 200 steps, which stayed at "
     "chance with and without it.",
     parts=("sources.lm_pairs", "loops.study"),
@@ -177,7 +178,8 @@ REASONED = Row(
     ),
     run=_reasoned,
     base="base:attributes",
-    changed_after_first_look="Nothing of experiment and rule. Tried besides, with one seed (2026-11-21): coverage alone; "
+    changed_after_first_look="Rule: as first written; nothing of the experiment either. Tried "
+    "besides, with one seed (2026-11-21): coverage alone; "
     "four sampled findings averaged; judges taught for 40 more steps, with and without findings. None was right more often "
     "with findings than without.",
     parts=("sources.lm_pairs",),

@@ -32,7 +32,7 @@ from triloop.policies.native import NativePolicy
 from triloop.records import Completion, Prompt
 from triloop.sources.annotators import Person
 
-__all__ = ["LIKELIHOOD", "untaught"]
+__all__ = ["LIKELIHOOD", "corpus", "resting", "tabular", "untaught"]
 
 
 # ------------------------------------------------------------------ S062

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from triloop.envs.attributes_skills import ASK
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.learn.objective_config import ObjectiveConfig
 from triloop.loops.config import EnvConfig, RunConfig
@@ -19,6 +18,7 @@ from triloop.loops.stages import (
 from triloop.policies.sampling import Sampling
 
 __all__ = [
+    "READS",
     "constitutional",
     "feedback_conditional",
     "iterative_dpo",
@@ -30,8 +30,9 @@ __all__ = [
     "spin",
 ]
 
-_READS = ASK.replace("{principle}", "overall")
-"""How the reward model reads: as the base was taught to judge, so that it looks from the response to the request."""
+READS = "judge {request} {response} ; overall ?"
+"""How the reward model reads: as the base was taught to judge (``envs.attributes_skills.ASK``), so that it looks from the
+response to the request. Written out, because that module loads numpy and ``triloop run --help`` must not."""
 
 
 def _attributes(recipe: str, cycle: CycleConfig, **changes: object) -> RunConfig:
@@ -67,7 +68,7 @@ def rlhf() -> RunConfig:
             imitate=ImitateConfig(on="teacher", noise=0.3, examples=256, steps=30, lr=5e-4),
             collect=CollectConfig(prompts=512, samples=4, source="people", kinds=("pair",)),
             people=PeopleConfig(flip=0.1),
-            reward=RewardStageConfig(template=_READS, members=3, lr=5e-4),
+            reward=RewardStageConfig(template=READS, members=3, lr=5e-4),
             judge="reward",
         ),
         generations=2,
@@ -117,7 +118,7 @@ def constitutional() -> RunConfig:
             imitate=ImitateConfig(on="edits", steps=40, lr=4e-4),
             collect=CollectConfig(prompts=384, samples=4, source="judge", kinds=("pair",)),
             ai=JudgeConfig(),
-            reward=RewardStageConfig(template=_READS),
+            reward=RewardStageConfig(template=READS),
             judge="reward",
         ),
         rounds=12,
