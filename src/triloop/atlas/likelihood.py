@@ -37,8 +37,8 @@ __all__ = ["LIKELIHOOD", "corpus", "resting", "tabular", "untaught"]
 
 # ------------------------------------------------------------------ S062
 
-RUDE = 0.7
-"""Share of the corpus with a rude word."""
+STEPS, RUDE = 200, 0.7
+"""Optimiser steps of each arm, and the share of the corpus with a rude word."""
 Corpus = Sequence[tuple[Prompt, str, bool]]
 """Prompt, text, and whether it is free of rude words."""
 
@@ -71,7 +71,7 @@ def _pretraining(context: Context) -> Measured:
         written = corpus(env, context.scaled(1024), seed=seed, rude=RUDE)
         clean = corpus(env, context.scaled(256), seed=seed, rude=0.0, start=50_000)
         found: dict[str, float] = {}
-        for name, phases in _phases(untaught(context.base, seed=seed), written, context.scaled(300)).items():
+        for name, phases in _phases(untaught(context.base, seed=seed), written, context.scaled(STEPS)).items():
             policy = untaught(context.base, seed=seed)
             for k, (examples, n) in enumerate(phases):
                 lab.learn(policy, examples, "sft", steps=n, lr=3e-3, seed=seed, round=k)
@@ -137,8 +137,8 @@ PRETRAINING = Row(
     "everything alike, predicts clean text as well as that one and better than one that saw clean text alone, and is "
     "less rude than when the marks come only at the end.",
     setup=f"0.12M policy from scratch, 1024 texts of the attribute world by a teacher who is rude in {RUDE:.0%} of "
-    "them, 300 steps of 64 at 3e-3: all texts (MLE), clean ones alone, all behind `good ;` or `bad ;`, or 240 steps "
-    "of MLE and then 60 with the marks",
+    f"them, {STEPS} steps of 64 at 3e-3: all texts (MLE), clean ones alone, all behind `good ;` or `bad ;`, or "
+    f"{round(0.8 * STEPS)} steps of MLE and then the rest with the marks",
     core="triloop.envs.conditioned.with_condition and the objective sft",
     contrasts=(
         Contrast(metric=_SHARE, treatment="conditional", baseline="MLE", above=0.1, below=0.0, higher_is_better=False),
@@ -158,13 +158,15 @@ PRETRAINING = Row(
         ),
     ),
     run=_pretraining,
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4, 5),
     base="base:attributes",
     parts=("nn.decoder", "loops.study", "envs.conditioned"),
     changed_after_first_look="Experiment, after a look with one seed (2026-11-21): the last phase had a third of the "
-    "rate and now has the whole; unlikelihood (rude 0.23, 1.76 nats) was left out. Rule: first written with rudeness "
-    "and nats against MLE alone; the third and fourth contrasts were added after that look, so the verdict can only "
-    "have become stricter.",
+    "rate and now has the whole; unlikelihood (rude 0.23, 1.76 nats) was left out. After the whole row had been run "
+    "once (2026-11-21, 300 steps, three seeds, verdict 0: rude 0.07 against 0.63 of MLE and 0.40 of late marks "
+    "[-0.00, 0.67], nats 1.31 against 1.34 [-0.13, 0.20]), seeds are six and steps 200. Rule: first written with "
+    "rudeness and nats against MLE alone; the third and fourth contrasts were added after the first look, so the "
+    "verdict can only have become stricter.",
 )
 
 

@@ -24,6 +24,7 @@ from triloop.atlas.online import FRESH
 from triloop.atlas.outcome import DAPO, GRPO, GSPO, NFT
 from triloop.atlas.rewards_rl import REWARDS
 from triloop.atlas.routing import ROUTING
+from triloop.atlas.selfplay import PLAYS
 from triloop.atlas.steering import ANCHOR, FRONTIER, REST_EM
 from triloop.atlas.symbiosis import LIVING
 from triloop.atlas.truth import TRUTH
@@ -60,6 +61,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             *VERBAL_MORE,
             *FRESH,
             *LIVING,
+            *PLAYS,
         )
     }
 )
