@@ -35,7 +35,7 @@ def test_dawid_skene_by_hand():
 
     a and b given truth 0 say 0 always; given truth 1: 0 with (1/3) / (4/3) = 1/4. c says 1 always, and tells nothing.
     Item 0: 1/3 * 1 * 1 against 2/3 * 1/16: q = 8/9."""
-    one = dawid_skene(small(), iterations=1, tolerance=0.0)
+    one = dawid_skene(small(), iterations=1)
     assert one.posterior[0] == pytest.approx([8 / 9, 1 / 9])
     assert one.posterior[1] == pytest.approx([0.0, 1.0], abs=1e-9)
     # log-likelihood: item 0 has 1/3 + 1/24, item 1 has 2/3 * 9/16
@@ -97,7 +97,7 @@ def test_confusions_are_found():
     truth = rng.generator(1, "confusion").integers(0, 3, 3000)
     one = np.array([[0.9, 0.05, 0.05], [0.4, 0.55, 0.05], [0.05, 0.05, 0.9]])
     v = cast_votes(truth, np.stack([one] * 6), per_item=6, seed=1)
-    c = dawid_skene(v)
+    c = dawid_skene(v, stop="likelihood")
     assert c.confusion is not None
     assert np.abs(c.confusion.mean(axis=0) - one).max() < 0.03
 
@@ -206,4 +206,10 @@ def test_equals_crowd_kit_on_a_real_crowd(shared):
         v = ballot([tuple(json.loads(line)) for line in lines]).votes.without_repeats()
     theirs, model = reference("DawidSkene", v)
     steps = len(model.loss_history_)
-    assert dawid_skene(v, iterations=steps, tolerance=0.0).posterior == pytest.approx(theirs, abs=1e-6)
+    mine = dawid_skene(v)
+    assert len(mine.history) == steps
+    assert mine.posterior == pytest.approx(theirs, abs=1e-6)
+    longer, _ = reference("DawidSkene", v, n_iter=25, tol=-1e9)
+    assert dawid_skene(v, stop="likelihood", iterations=25, tolerance=0.0).posterior == pytest.approx(longer, abs=1e-6)
+    with pytest.raises(ConfigError, match="'early' or 'likelihood'"):
+        dawid_skene(v, stop="late")

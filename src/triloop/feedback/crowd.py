@@ -48,8 +48,9 @@ def dawid_skene(
     *,
     gold: Int[np.ndarray, " items"] | None = None,
     smoothing: float = 0.0,
-    iterations: int = 200,
-    tolerance: float = 1e-7,
+    stop: str = "early",
+    iterations: int = 100,
+    tolerance: float | None = None,
 ) -> Crowd:
     """Dawid and Skene's model: item i is c with prior p_c, worker w then answers k with probability e_w[c, k].
 
@@ -57,8 +58,14 @@ def dawid_skene(
         M   p_c = mean_i q_ic,   e_w[c, k] ~ smoothing + sum of q_{i(v)c} over w's votes v for k
 
     Appl. Stat. 28(1):20-28, eq. 2.3 to 2.5. ``smoothing`` 0 is maximum likelihood (counts of answers that were given
-    are at least 1e-10, as in crowd-kit); ``gold`` fixes the label of items, -1 where unknown. Stops when the
-    log-likelihood per vote rises by less than ``tolerance``."""
+    are at least 1e-10, as in crowd-kit); ``gold`` fixes the label of items, -1 where unknown.
+
+    ``stop="likelihood"`` climbs until the log-likelihood per vote rises by less than ``tolerance`` (1e-7). ``"early"`` is
+    crowd-kit's rule, and gives its posteriors: until the evidence bound per vote, *with the prior counted once a vote
+    instead of once an item*, rises by less than ``tolerance`` (1e-5). That sum can fall while the likelihood rises; to
+    end there is a regulariser, and on the real crowds of ``proofs/crowds.py`` no worse than the maximum."""
+    if stop not in ("early", "likelihood"):
+        raise ConfigError(f"stop={stop!r}: expected 'early' or 'likelihood'")
     k, cell = votes.n_labels, votes.worker * votes.n_labels + votes.label
     given = np.bincount(cell, minlength=votes.n_workers * k).astype(np.float64).reshape(votes.n_workers, 1, k) > 0
 
@@ -73,7 +80,15 @@ def dawid_skene(
         q, likelihood = _posterior(votes, table[cell], np.log(_prior(votes, q)))
         return _with_gold(q, gold), likelihood
 
-    q, history, converged = _climb(_with_gold(majority(votes), gold), step, iterations, tolerance, len(votes.item))
+    def bound(q: Float[np.ndarray, "items labels"]) -> float:
+        with np.errstate(divide="ignore"):
+            logs = np.log(confusion(q)).transpose(0, 2, 1).reshape(-1, k)[cell] + np.log(_prior(votes, q))
+        entropy = -(np.maximum(q, _FLOOR) * np.log(np.maximum(q, _FLOOR)))[votes.voted()].sum()
+        return float((q[votes.item] * logs).sum() + entropy)
+
+    start, least = _with_gold(majority(votes), gold), (1e-5 if stop == "early" else 1e-7)
+    least = least if tolerance is None else tolerance
+    q, history, converged = _climb(start, step, iterations, least, len(votes.item), bound if stop == "early" else None)
     table, prior = confusion(q), _prior(votes, q)
     reliability = np.einsum("wcc,c->w", table, prior / prior.sum())
     return Crowd(
@@ -171,16 +186,27 @@ _Step = Callable[[np.ndarray], tuple[np.ndarray, float]]
 
 
 def _climb(
-    q: Float[np.ndarray, "items labels"], step: _Step, iterations: int, tolerance: float, n_votes: int
+    q: Float[np.ndarray, "items labels"],
+    step: _Step,
+    iterations: int,
+    tolerance: float,
+    n_votes: int,
+    watched: Callable[[np.ndarray], float] | None = None,
 ) -> tuple[Float[np.ndarray, "items labels"], tuple[float, ...], bool]:
-    """Step until the objective per vote rises by less than ``tolerance``."""
+    """Step until the objective per vote moves by less than ``tolerance``, or what is ``watched`` rises by less."""
     if iterations < 1:
         raise ConfigError(f"iterations={iterations}: expected at least 1")
     history: list[float] = []
+    last = -np.inf
     for _ in range(iterations):
         q, value = step(q)
         history.append(value / max(n_votes, 1))
-        if len(history) > 1 and abs(history[-1] - history[-2]) < tolerance:
+        if watched is not None:
+            now = watched(q) / max(n_votes, 1)
+            if now - last < tolerance:
+                return q, tuple(history), True
+            last = now
+        elif len(history) > 1 and abs(history[-1] - history[-2]) < tolerance:
             return q, tuple(history), True
     return q, tuple(history), False
 
