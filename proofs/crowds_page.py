@@ -36,9 +36,9 @@ def page(f: dict[str, Any]) -> str:
     lines += [
         "",
         "Beside crowd-kit's Dawid-Skene, as both come and with the stopping rule off. That rule adds the prior once "
-        "per vote instead of once per item; on adult2 and copyright that sum falls while the likelihood rises: it stops after two "
-        "or three steps. Left to converge, both come out lower on adult2: there the likelihood's maximum is not the best "
-        "labelling, and stopping early is a regulariser.",
+        "per vote instead of once per item; on adult2 and copyright that sum falls while the likelihood rises: it stops "
+        "after two or three steps. Left to converge, both come out lower on adult2: there the likelihood's maximum is "
+        "not the best labelling, and stopping early is a regulariser.",
         "",
         "| crowd | crowd-kit stops by | steps | largest difference | accuracy, ours and theirs | gain over majority "
         "| s, ours and theirs |",
