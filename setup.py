@@ -13,26 +13,34 @@ FLAGS = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "
 
 CSRC = Path("src/triloop/kernels/csrc")
 
+FEWER: tuple[list[str], ...] = ([], ["-DTRILOOP_NO_AMX"], ["-DTRILOOP_PORTABLE"])
+"""What is left out, in turn, where a compiler or assembler does not know the instructions."""
+
 
 class Optional(build_ext):
     """No compiler, no kernels: the package installs all the same."""
 
     def build_extension(self, extension: Extension) -> None:
-        try:
-            super().build_extension(extension)
-        except (CompileError, LinkError, PlatformError, OSError) as problem:
-            print(
-                f"triloop: the compiled kernels were not built ({problem}). Everything works without them, slower; "
-                "install a C++17 compiler and install again to have them.",
-                file=sys.stderr,
-            )
+        problem: Exception | None = None
+        for less in FEWER:
+            extension.extra_compile_args = [*FLAGS, *less]
+            try:
+                super().build_extension(extension)
+                return
+            except (CompileError, LinkError, PlatformError, OSError) as why:
+                problem = why
+        print(
+            f"triloop: the compiled kernels were not built ({problem}). Everything works without them, slower; "
+            "install a C++17 compiler and install again to have them.",
+            file=sys.stderr,
+        )
 
 
 setup(
     ext_modules=[
         Extension(
             "triloop.kernels._native",
-            [str(CSRC / "kernels.cpp")],
+            [str(CSRC / "kernels.cpp"), str(CSRC / "ternary.cpp")],
             depends=[str(f) for f in sorted(CSRC.iterdir())],
             extra_compile_args=FLAGS,
             language="c++",

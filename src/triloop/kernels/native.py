@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "describe", "function", "identity", "pointer", "suffix"]
+__all__ = ["available", "describe", "function", "identity", "pointer", "suffix", "ternary_level"]
 
-ABI = 2
+ABI = 3
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
 
 REBUILD = "build them with: python -m pip install -e . (needs a C++17 compiler such as g++)"
@@ -37,13 +37,14 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         abi = library.triloop_abi()
         library.triloop_level.restype = ctypes.c_char_p
         library.triloop_compiler.restype = ctypes.c_char_p
+        library.triloop_ternary_level.restype = ctypes.c_char_p
         library.triloop_kernel.restype = ctypes.c_void_p
     except (OSError, AttributeError) as problem:
         return None, f"{found[-1].name} cannot be loaded ({problem}); {REBUILD}"
     if abi != ABI:
         return None, f"{found[-1].name} is of another version ({abi}, expected {ABI}); {REBUILD}"
     threads = "torch's threads" if library.triloop_threaded() else "one thread: no OpenMP runtime found"
-    return library, f"{library.triloop_level().decode()}, {threads}"
+    return library, f"{library.triloop_level().decode()}, {threads}; ternary {library.triloop_ternary_level().decode()}"
 
 
 def available() -> bool:
@@ -54,6 +55,12 @@ def available() -> bool:
 def describe() -> str:
     """The instruction set in use, or why there is none: for ``triloop doctor`` and a run's description of its machine."""
     return _library()[1]
+
+
+def ternary_level() -> str | None:
+    """The instruction set of the ternary products, which all give the same bits; None without the library."""
+    library = _library()[0]
+    return None if library is None else library.triloop_ternary_level().decode()
 
 
 def identity() -> str:

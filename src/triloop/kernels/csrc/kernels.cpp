@@ -1,7 +1,7 @@
 // Triloop's compiled kernels: what lies between a decoder's matrix products, which torch computes.
 //
 // One translation unit, compiled for three levels of the processor and chosen at load time; the environment variable
-// TRILOOP_CPU (default, avx2, avx512) chooses a lower one. A plain C interface: triloop_kernel(name) gives the address of a
+// TRILOOP_CPU (default, avx2, avx512, amx) chooses a lower one. A plain C interface: triloop_kernel(name) gives the address of a
 // function, whose arguments are those of the template of that name; "name.bf16" is the one whose T is bf16.
 #include <cstddef>
 #include <cstdint>
@@ -55,7 +55,7 @@ static Level pick() {
     Level level{"default", plain::entries};
 #ifdef TRILOOP_X86_LEVELS
     const char* wish = std::getenv("TRILOOP_CPU");
-    const bool any = !wish || !*wish || !std::strcmp(wish, "avx512");
+    const bool any = !wish || !*wish || !std::strcmp(wish, "avx512") || !std::strcmp(wish, "amx");
     if (wish && !std::strcmp(wish, "default")) return level;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) level = {"avx2", avx2::entries};
     if (any && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -67,12 +67,14 @@ static Level pick() {
 
 static const Level active = pick();
 
+void* ternary_kernel(const char* name);  // ternary.cpp, which has levels of its own
+
 }  // namespace triloop
 
 #define VISIBLE extern "C" __attribute__((visibility("default")))
 
 // Changes with the arguments of any kernel.
-VISIBLE int triloop_abi() { return 2; }
+VISIBLE int triloop_abi() { return 3; }
 
 VISIBLE const char* triloop_level() { return triloop::active.name; }
 
@@ -83,5 +85,5 @@ VISIBLE int triloop_threaded() { return GOMP_parallel != nullptr; }
 VISIBLE void* triloop_kernel(const char* name) {
     for (const triloop::Entry* e = triloop::active.entries; e->name; e++)
         if (!std::strcmp(e->name, name)) return e->address;
-    return nullptr;
+    return triloop::ternary_kernel(name);
 }
