@@ -34,12 +34,12 @@ from triloop.learn.choices import OptimConfig
 from triloop.loops.evaluate import evaluate
 from triloop.loops.supervised import Demonstration, supervised
 from triloop.nn.decoder import Decoder, DecoderConfig
-from triloop.nn.hf_io import weights_sha256
 from triloop.nn.tokenizer import Tokenizer, char_tokenizer, word_tokenizer
 from triloop.policies.native import NativePolicy
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.records import Prompt
+from triloop.ternary.config import TernaryConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class Base:
     """Arguments of the teacher from then on, besides those above."""
     lr: float = 2e-3
     seed: int = 1
+    ternary: TernaryConfig | None = None
+    """How the layers' weights are quantised, from the first step on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,11 @@ BASES = {
         world="countdown", hidden=128, layers=4, mlp=384, steps=2000, batch=64, teacher={"noise": 0.05},
         habits_from=0.8, habits={"noise": 0.7},
     ),
+    # The same with weights -1, 0 and 1 times a scale for each output, and activations of eight bits.
+    "countdown-ternary": Base(
+        world="countdown", hidden=128, layers=4, mlp=384, steps=2000, batch=64, teacher={"noise": 0.05},
+        habits_from=0.8, habits={"noise": 0.7}, ternary=TernaryConfig(granularity="channel"),
+    ),
     # Answers well and knows all skills at first; then answers carelessly, and errs in 15 % of what it is asked.
     "attributes": Base(
         world="attributes", hidden=96, layers=4, mlp=256, steps=2400, batch=64, lr=3e-3,
@@ -130,6 +137,8 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
         lr=base.lr, warmup_steps=50, schedule="cosine", lr_floor=0.1, betas=(0.9, 0.95), weight_decay=0.01
     )
     policy = NativePolicy(Decoder(config).initialise(base.seed), tokenizer, optim=optim, entropy=False)
+    if base.ternary is not None:
+        policy.ternarise(base.ternary)
     eos = list(tokenizer.eos_ids[:1])
 
     def batch(step: int) -> list[Demonstration]:
@@ -160,7 +169,7 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
         "settings": {**dataclasses.asdict(base), "steps": steps},
         "parameters": config.parameters,
         "held_out": figures,
-        "weights_sha256": weights_sha256(policy.decoder),
+        "weights_sha256": policy.weights_sha256(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }

@@ -12,7 +12,15 @@ from report.fake_run import episode, make
 from triloop.cli.main import main
 from triloop.feedback.interchange import read_items
 from triloop.feedback.kinds import Edit, Pair, write
+from triloop.loops.build import policy_path
+from triloop.nn.hf_io import load_pretrained, weights_sha256
+from triloop.policies.native import NativePolicy
+from triloop.policies.protocol import Tag
+from triloop.policies.sampling import Sampling
+from triloop.records import Prompt
 from triloop.store import Run, episode_rows, feedback_row
+from triloop.ternary.config import TernaryConfig
+from triloop.ternary.convert import linears
 
 Capture = pytest.CaptureFixture[str]
 
@@ -111,8 +119,17 @@ WRONG = {
     "scale word": ("import {pairs} --out {tmp}/o.jsonl --scale a,b", "number is expected"),
     "words": ("import {pairs} --out {tmp}/o.jsonl --words spam=2", "in [-1, 1]"),
     "labels": ("import {pairs} --out {tmp}/o.jsonl --labels stars", "invalid choice"),
-    "format": ("export {run} --format csv --out {tmp}/o.jsonl", "expected one of hf, pairs"),
-    "later": ("export {run} --format gguf", "llama.cpp"),
+    "format": ("export {run} --format csv --out {tmp}/o.jsonl", "expected one of hf, bitnet, gguf, packed, pairs"),
+    "type": (
+        "export base:sort --format gguf --type q4_0 --out {tmp}/o.jsonl",
+        "expected one of f32, f16, tq1_0, tq2_0",
+    ),
+    "type of none": ("export base:sort --format hf --type f16 --out {tmp}/o.jsonl", "has no types"),
+    "type of rows": ("export {run} --format pairs --type f16 --out {tmp}/o.jsonl", "are of models"),
+    "best of a model": ("export base:sort --format gguf --best --out {tmp}/o.jsonl", "and base:sort is a model"),
+    "nowhere": ("export base:sort --format gguf", "give --out"),
+    "no base": ("export base:nothing --format gguf --out {tmp}/o.jsonl", "choose one of base:"),
+    "not ternary": ("export base:sort --format packed --out {tmp}/o.jsonl", "full precision"),
     "no file": ("export {run} --format pairs", "--out FILE.jsonl"),
     "kind of file": ("export {run} --format pairs --out {tmp}/o.txt", "names no format"),
     "tie": ("export {run} --format pairs --out {tmp}/o.jsonl --tie -1", "from 0 to 2"),
@@ -210,3 +227,59 @@ def test_export_hf(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", str(run_dir), "--format", "hf", "--out", str(tmp_path / "m"), "--best", "--json"]) == 0
     assert _told(capsys)["format"] == "hf"
     assert (tmp_path / "m" / "config.json").is_file()
+
+
+def test_a_model_goes_out_as_gguf_and_comes_back(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("gguf")
+    out, again = str(tmp_path / "m.gguf"), str(tmp_path / "again")
+    assert main(["export", "base:sort", "--format", "gguf", "--type", "f32", "--out", out, "--json"]) == 0
+    told = _told(capsys)
+    assert (told["type"], told["bits"], told["bytes"]) == ("f32", 32.0, Path(out).stat().st_size)
+    assert "unknown token" in told["notes"][0]
+    assert main(["import", out, "--out", again]) == 0
+    base, read = load_pretrained(policy_path("base:sort"))[0], load_pretrained(again)[0]
+    assert (
+        weights_sha256(base) == weights_sha256(read)
+        and f"{base.config.parameters:,} weights" in capsys.readouterr().out
+    )
+    assert main(["import", out, "--out", again]) == 2
+    assert "there already and not empty" in capsys.readouterr().err
+
+
+def test_what_gguf_cannot_say_is_told(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("gguf")
+    assert main(["export", "base:attributes", "--format", "gguf", "--out", str(tmp_path / "m.gguf")]) == 2
+    assert "one token per word" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "m.gguf"), "--out", str(tmp_path / "m")]) == 2
+    assert "does not exist" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_ternary_model_goes_out_in_every_form(tmp_path: Path, capsys: Capture) -> None:
+    model = tmp_path / "model"
+    policy = NativePolicy.load(policy_path("base:sort"))
+    policy.ternarise(TernaryConfig())
+    policy.save_pretrained(model)
+    for form in ("hf", "bitnet", "packed"):
+        assert main(["export", str(model), "--format", form, "--out", str(tmp_path / form), "--json"]) == 0
+        assert _told(capsys)["format"] == form
+    prompts = [Prompt(id="p", text="312>")]
+    ours = policy.sample(prompts, 4, Sampling(max_tokens=8), Tag(seed=1, round=0))
+    packed = NativePolicy.load(tmp_path / "packed").sample(prompts, 4, Sampling(max_tokens=8), Tag(seed=1, round=0))
+    assert [c.tokens for c in packed] == [c.tokens for c in ours]
+    assert not linears(load_pretrained(tmp_path / "hf")[0])
+    assert main(["export", str(model), "--format", "gguf", "--type", "tq2_0", "--out", str(tmp_path / "m.gguf")]) == 2
+    assert "layers.0.qkv has 64 inputs" in capsys.readouterr().err
+
+
+def test_a_run_says_where_its_models_go(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Without --out beside the run, named by the form."""
+    pytest.importorskip("gguf")
+
+    def save(folder: Path) -> None:
+        NativePolicy.load(policy_path("base:sort")).save_pretrained(folder / "policy")
+
+    with Run.create(run_dir, {}, {}) as run:
+        run.commit_checkpoint(3, save)
+    assert main(["export", str(run_dir), "--format", "gguf", "--json"]) == 0
+    told = _told(capsys)
+    assert told["path"] == str(run_dir / "export.gguf") and told["round"] == 3 and told["type"] == "f16"

@@ -21,6 +21,7 @@ __all__ = ["add", "doctor"]
 _EXTRAS = {
     "chat": ("jinja2", "chat templates of model directories"),
     "hf": ("transformers", "policies of other architectures"),
+    "gguf": ("gguf", "models for llama.cpp, and from it"),
     "math": ("math_verify", "GSM8K and MATH judged as mathematics"),
     "gym": ("reasoning_gym", "the tasks of reasoning-gym"),
     "track": ("tensorboard", "curves in a tracker of your own"),

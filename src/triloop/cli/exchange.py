@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triloop.cli import forms
 from triloop.cli.screen import Screen, json_flag
-from triloop.errors import DataError, RunFolderError, StoreError, UsageError
+from triloop.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from triloop.feedback.interchange import Counts, Reader, Settings
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "bring_in", "export"]
 
-_FORMATS = ("hf", "pairs", "ternary", "labels", "sft")
-_LATER = {"gguf": "comes with the ternary rooms; until then export --format hf and use llama.cpp's converter"}
+_ROWS = ("pairs", "ternary", "labels", "sft")
 _SHOWN = 5
 """Faults of rows that are printed; ``--json`` has the first twenty."""
 
@@ -32,8 +31,9 @@ def add(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    p = commands.add_parser("import", help="read a data set of prompts, responses and feedback", allow_abbrev=False)
-    p.add_argument("file", type=Path, metavar="FILE", help="JSONL, JSON (.gz too), Parquet, or a folder of datasets")
+    p = commands.add_parser("import", help="read a data set, or a model in GGUF", allow_abbrev=False)
+    help_ = "JSONL, JSON (.gz too), Parquet, or a folder of datasets; or a model, FILE.gguf, into --out DIR"
+    p.add_argument("file", type=Path, metavar="FILE", help=help_)
     p.add_argument("--out", type=Path, required=True, metavar="DIR|FILE.jsonl", help="where Triloop's own JSONL goes")
     p.add_argument("--form", default="auto", help="what rows mean: auto, pairs, labels, sft, votes, ... (auto)")
     p.add_argument("--columns", default="", metavar="OURS=THEIRS,..", help="your names, as prompt=question,label=stars")
@@ -52,10 +52,20 @@ def _add_import(commands: Any) -> None:
 
 def _add_export(commands: Any) -> None:
     p = commands.add_parser("export", help="a model or judged samples in a form that others read", allow_abbrev=False)
-    p.add_argument("run", type=Path, metavar="RUN|FILE", help="folder of a run; for rows also an imported file")
-    p.add_argument("--format", default="hf", metavar="|".join(_FORMATS), help="hf: a Hugging Face directory (hf)")
-    p.add_argument("--out", type=Path, metavar="PATH", help="folder (RUN/export-hf without it), or .jsonl, .parquet")
-    p.add_argument("--best", action="store_true", help="hf: the checkpoint with the best gold score, not the last one")
+    p.add_argument(
+        "run", type=Path, metavar="RUN|MODEL|FILE", help="a run or model folder; for rows an imported file too"
+    )
+    kinds = "hf: a Hugging Face directory; bitnet: transformers' of a ternary policy; gguf: for llama.cpp; packed (hf)"
+    p.add_argument("--format", default="hf", metavar="|".join((*forms.FORMATS, *_ROWS)), help=kinds)
+    p.add_argument(
+        "--type", metavar="NAME", help="gguf: f32, f16, tq1_0 or tq2_0 (f16); packed: f32 or f16 of the rest (f32)"
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="PATH", help="folder, .gguf, .jsonl or .parquet (RUN/export-FORMAT for models)"
+    )
+    p.add_argument(
+        "--best", action="store_true", help="models: the checkpoint with the best gold score, not the last one"
+    )
     p.add_argument(
         "--pairing", default="extremes", choices=("extremes", "all"), help="pairs: best against worst, or all"
     )
@@ -68,7 +78,9 @@ def _add_export(commands: Any) -> None:
 
 
 def bring_in(args: argparse.Namespace, screen: Screen) -> int:
-    """Normalise a data set into Triloop's own JSONL."""
+    """Normalise a data set into Triloop's own JSONL; a model in GGUF becomes a Hugging Face directory."""
+    if args.file.suffix == ".gguf":
+        return forms.bring_in(args, screen)
     from triloop.feedback.interchange import Reader, write_items
 
     reader = Reader(
@@ -93,27 +105,14 @@ def bring_in(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def export(args: argparse.Namespace, screen: Screen) -> int:
-    """Copy a model out of a checkpoint, or write judged samples as rows."""
-    if args.format in _LATER:
-        raise UsageError(f"--format {args.format} {_LATER[args.format]}")
-    if args.format not in _FORMATS:
-        raise UsageError(f"--format is {args.format!r}; expected one of {', '.join(_FORMATS)}")
-    return _model(args, screen) if args.format == "hf" else _rows(args, screen)
-
-
-def _model(args: argparse.Namespace, screen: Screen) -> int:
-    from triloop.store.run import Run
-
-    with Run.open(args.run, write=False) as run:
-        found = run.best_checkpoint() if args.best else run.latest_checkpoint()
-        if found is None:
-            kind = "scored checkpoint: run it with canary_every above 0" if args.best else "intact checkpoint yet"
-            raise RunFolderError(f"{args.run} has no {kind}, so there is no model to export")
-        target = args.out if args.out is not None else args.run / "export-hf"
-        _copy(found.path / "policy", target)
-    screen.say(f"model of round {found.round}  {target}")
-    screen.answer({"format": "hf", "round": found.round, "gold": found.gold, "path": target})
-    return 0
+    """Write a model in another form, or judged samples as rows."""
+    if args.format in forms.FORMATS:
+        return forms.export(args, screen)
+    if args.format not in _ROWS:
+        raise UsageError(f"--format is {args.format!r}; expected one of {', '.join((*forms.FORMATS, *_ROWS))}")
+    if args.type is not None or args.best:
+        raise UsageError(f"--type and --best are of models; --format {args.format} writes rows, leave them out")
+    return _rows(args, screen)
 
 
 def _rows(args: argparse.Namespace, screen: Screen) -> int:
@@ -238,12 +237,3 @@ def _show(counts: Counts, reader: Reader, screen: Screen) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _copy(source: Path, target: Path) -> None:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already and not empty; choose another folder with --out")
-    try:
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
-        raise StoreError(f"the model could not be written to {target} ({error}); free space or choose --out") from error

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from triloop.kernels import native, train
+from triloop.kernels.products import OwnProduct
 from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
 
 __all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
@@ -60,8 +61,9 @@ class Decoding(Protocol):
 def decoding_of(decoder: Decoder) -> Decoding:
     """The fastest one for this decoder here."""
     projections = (m for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up, layer.down))
-    linear = all(type(m) is nn.Linear for m in projections)  # an adapter's weight is not all that it multiplies by
-    if linear and decoder.device.type == "cpu" and decoder.dtype in train.PRODUCTS and native.available():
+    # An adapter's weight is not all that it multiplies by.
+    known = all(type(m) is nn.Linear or isinstance(m, OwnProduct) for m in projections)
+    if known and decoder.device.type == "cpu" and decoder.dtype in train.PRODUCTS and native.available():
         return KernelDecoding(decoder)
     return TorchDecoding(decoder)
 
@@ -106,6 +108,7 @@ class KernelDecoding:
         self._room = 0
         self._made_for: tuple[int, ...] = ()
         self._steps: dict[int, list[Callable[[], object]]] = {}
+        self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
         self._write = native.function("cache_write" + self._t, "ppppppiiiii")
         self._fork = native.function("cache_fork" + self._t, "ppppiiiiii")
@@ -125,6 +128,8 @@ class KernelDecoding:
             self._allocate(rows, length)
             self._made_for = stamp
             self._steps = {}
+        if self._own:
+            self._steps = {}  # their calls hold weights as they stood when the calls were made
         if self.decoder.dtype != torch.float32:
             self._copy_small()
         self.rows = rows
@@ -250,7 +255,10 @@ class KernelDecoding:
         return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
 
 
-def _product(x: Tensor, linear: nn.Linear, out: Tensor) -> Callable[[], object]:
+def _product(x: Tensor, linear: nn.Module, out: Tensor) -> Callable[[], object]:
+    if isinstance(linear, OwnProduct):
+        return linear.into(x, out)
+    assert isinstance(linear, nn.Linear)
     weight = linear.weight.detach().t()
     if linear.bias is None:
         return partial(torch.mm, x, weight, out=out)

@@ -13,7 +13,10 @@ from typing import Any
 from triloop.errors import ModelError
 from triloop.nn.decoder import DecoderConfig
 
-__all__ = ["FAMILIES", "Family", "config_from_hf", "config_to_hf"]
+__all__ = ["FAMILIES", "LATENT", "Family", "config_from_hf", "config_to_hf"]
+
+LATENT = "triloop-ternary"
+"""``quant_method`` of a directory whose weights are the latent ones of a ternary policy (triloop.policies.ternary)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +83,13 @@ MOST_LAYERS = 10_000
 """Of a model that exists; a corrupt file must not make us build for hours what its weights cannot fill."""
 
 
-def config_from_hf(raw: Mapping[str, Any], *, where: str = "config.json") -> DecoderConfig:
-    """Read a config.json. Raises ModelError, naming ``where``, for what the native decoder cannot run exactly."""
+def config_from_hf(raw: Mapping[str, Any], *, where: str = "config.json", latent: bool = False) -> DecoderConfig:
+    """Read a config.json. Raises ModelError, naming ``where``, for what the native decoder cannot run exactly.
+
+    ``latent``: weights of which a ternary policy's codes are made are welcome.
+    """
     name, family = _family(raw, where)
+    _check_unquantised(raw, where, latent)
     read = _Reader(raw, where)
     heads, hidden, layers = (read.size(f) for f in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
     if layers > MOST_LAYERS:
@@ -205,12 +212,22 @@ def _family(raw: Mapping[str, Any], where: str) -> tuple[str, Family]:
     act = raw.get("hidden_act", "silu")
     if act not in ("silu", "swish"):
         raise ModelError(f"{where}: hidden_act {act!r}; the native decoder has only 'silu'. {_OTHER}")
-    if raw.get("quantization_config"):
+    return name, family
+
+
+def _check_unquantised(raw: Mapping[str, Any], where: str, latent: bool) -> None:
+    how = raw.get("quantization_config")
+    kind = how.get("quant_method") if isinstance(how, Mapping) else None
+    if kind == LATENT and not latent:
+        raise ModelError(
+            f"{where}: this is a ternary policy, which can sample and learn but not serve here; give a model in full "
+            "precision, or export this one with: triloop export DIR --format hf --out DIR"
+        )
+    if how and kind != LATENT:
         raise ModelError(
             f"{where}: the weights are quantised (quantization_config); give the unquantised model, in float32, "
             "bfloat16 or float16."
         )
-    return name, family
 
 
 def _rope(read: _Reader, family: Family, max_positions: int) -> tuple[float, dict[str, Any] | None]:
@@ -319,7 +336,7 @@ def _write_window(raw: dict[str, Any], config: DecoderConfig, family: Family) ->
 
 
 def _check_says_the_same(raw: dict[str, Any], config: DecoderConfig) -> None:
-    again = config_from_hf(raw, where="the config to be written")
+    again = config_from_hf(raw, where="the config to be written", latent=True)
     for field in fields(DecoderConfig):
         got, wanted = getattr(again, field.name), getattr(config, field.name)
         if field.name not in ("extra", "rope_scaling") and got != wanted:

@@ -24,7 +24,7 @@ from triloop.nn.rope import rope_frequencies
 from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer, read_json
 
-__all__ = ["load_pretrained", "save_pretrained", "tensors_sha256", "weights_sha256"]
+__all__ = ["load_pretrained", "save_pretrained", "save_tensors", "tensors_sha256", "weights_sha256", "write_tensors"]
 
 VALUE_HEAD = "value_head.safetensors"
 """Beside the model, where transformers does not look."""
@@ -32,15 +32,18 @@ EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
-def load_pretrained(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, Tokenizer]:
+def load_pretrained(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, latent: bool = False
+) -> tuple[Decoder, Tokenizer]:
     """Read a Hugging Face directory: config.json, one or several safetensors, tokenizer.json.
 
+    ``latent``: of a ternary policy, take the weights that its codes are made from; without, such a one is refused.
     Weights of any floating type are converted to ``dtype``. Raises ModelError for anything missing, left over,
     mis-shaped, corrupt or not finite, naming file and tensor.
     """
     folder = Path(path)
     _check_folder(folder)
-    config = config_from_hf(read_json(folder / "config.json"), where=str(folder / "config.json"))
+    config = config_from_hf(read_json(folder / "config.json"), where=str(folder / "config.json"), latent=latent)
     shards = Shards(folder)
     config = _settle_tying(config, shards)
     state = _fused_state(config, shards, dtype)
@@ -60,22 +63,37 @@ def save_pretrained(
     Adapters are merged into what is written. Weights keep the decoder's dtype. Raises StoreError when the disk cannot
     take it; each file is complete or absent.
     """
-    folder = Path(path)
-    config = config_to_hf(decoder.config)
-    name = _NAMES[decoder.dtype]
-    config.pop("torch_dtype", None)
-    config["dtype"] = name
-    ids = _special_ids(tokenizer)
-    config.update({k: v for k, v in ids.items() if k not in config})
+    head = None if decoder.value_head is None else decoder.value_head.state_dict()
+    save_tensors(
+        path, _hf_tensors(decoder), config_to_hf(decoder.config), tokenizer, max_shard_bytes=max_shard_bytes, head=head
+    )
+
+
+def save_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    head: Mapping[str, Tensor] | None = None,
+) -> None:
+    """``save_pretrained`` of tensors under their Hugging Face names, a config.json, and a value head if there is one.
+
+    The config is given the tokenizer's special ids and the dtype of the embedding.
+    """
+    folder, ids = Path(path), _special_ids(tokenizer)
+    said = {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": _NAMES[tensors[EMBED].dtype]}
+    said |= {k: v for k, v in ids.items() if k not in said}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = _write_weights(folder, _hf_tensors(decoder), max_shard_bytes)
-        _write_json(folder / "config.json", config)
+        written = _write_weights(folder, tensors, max_shard_bytes)
+        _write_json(folder / "config.json", said)
         _write_json(folder / "generation_config.json", ids)
         tokenizer.save(folder)  # with its own generation_config.json, where it came with one
-        if decoder.value_head is not None:
+        if head is not None:
             written.add(VALUE_HEAD)
-            _write_tensors(folder / VALUE_HEAD, {k: v.detach() for k, v in decoder.value_head.state_dict().items()})
+            write_tensors(folder / VALUE_HEAD, head)
         _remove_stale(folder, written)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"cannot write the model to {folder}: {error}. Free space or choose another place.") from error
@@ -245,19 +263,20 @@ def _write_weights(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> s
     """Write one file, or numbered shards with their index; the names written."""
     groups = list(_groups(tensors, limit))
     if len(groups) == 1:
-        _write_tensors(folder / "model.safetensors", groups[0])
+        write_tensors(folder / "model.safetensors", groups[0])
         return {"model.safetensors"}
     where: dict[str, str] = {}
     for i, group in enumerate(groups, start=1):
         shard = f"model-{i:05d}-of-{len(groups):05d}.safetensors"
-        _write_tensors(folder / shard, group)
+        write_tensors(folder / shard, group)
         where |= dict.fromkeys(group, shard)
     total = {"total_size": sum(t.nbytes for t in tensors.values())}
     _write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": where})
     return {"model.safetensors.index.json", *where.values()}
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file, complete or absent."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})

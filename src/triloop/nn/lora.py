@@ -69,14 +69,19 @@ def add_lora(
         )
     if lora_modules(decoder):
         raise ModelError("the decoder already has LoRA adapters; merge_lora them first")
+    places = [(layer, target, layer.get_submodule(target)) for layer in decoder.layers for target in targets]
+    strange = next((type(base).__name__ for _, _, base in places if not isinstance(base, nn.Linear)), None)
+    if strange is not None:
+        raise ModelError(
+            f"LoRA adapts linears in full precision, and this policy's are {strange}: it is ternary; train its weights "
+            "(lora_rank 0)"
+        )
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in decoder.named_parameters():
         parameter.requires_grad_(name.startswith("value_head."))
-    for layer in decoder.layers:
-        for target in targets:
-            base = layer.get_submodule(target)
-            assert isinstance(base, nn.Linear)
-            layer.set_submodule(target, LoraLinear(base, rank, alpha, generator))
+    for layer, target, base in places:
+        assert isinstance(base, nn.Linear)
+        layer.set_submodule(target, LoraLinear(base, rank, alpha, generator))
     return lora_modules(decoder)
 
 

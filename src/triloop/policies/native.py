@@ -16,17 +16,22 @@ from torch import Tensor, nn
 from triloop.learn.batch import TokenBatch
 from triloop.learn.update import LossFn
 from triloop.nn.decoder import Decoder
-from triloop.nn.hf_io import load_pretrained, save_pretrained, weights_sha256
-from triloop.nn.lora import add_lora, effective_state, lora_modules
+from triloop.nn.lora import add_lora, effective_state, lora_modules, merge_lora
 from triloop.nn.packing import prefix_tree
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.completions import Completer
 from triloop.policies.engine import Hooks, LogitMask, Respond, never
+from triloop.policies.formats.fixed import fixed_linears
+from triloop.policies.formats.packed import is_packed, load_packed
+from triloop.policies.formats.weights import fixed_sha256
 from triloop.policies.learner import Learner, LearnerSettings, pick_precision
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.policies.stepper import NativeStepper
+from triloop.policies.ternary import load_directory, save_directory, sha256, ternarised, twin
 from triloop.records import Completion, Prompt
+from triloop.ternary.config import TernaryConfig
+from triloop.ternary.convert import linears
 
 __all__ = ["NativeNetwork", "NativePolicy", "NativeStepper", "pick_precision"]
 
@@ -78,8 +83,12 @@ class NativePolicy:
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu", **settings: Any) -> NativePolicy:
-        """From a Hugging Face directory."""
-        decoder, tokenizer = load_pretrained(Path(path))
+        """From a Hugging Face directory, or one of packed weights (``triloop export --format packed``)."""
+        if is_packed(path):
+            decoder, tokenizer = load_packed(path)
+            settings["precision"] = torch.float32  # the products are of whole numbers; what lies between them is fp32
+        else:
+            decoder, tokenizer = load_directory(path)
         return cls(decoder.to(device), tokenizer, **settings)
 
     @property
@@ -99,7 +108,7 @@ class NativePolicy:
         return self.decoder.config.parameters
 
     def weights_sha256(self) -> str:
-        return weights_sha256(self.decoder)
+        return fixed_sha256(self.decoder) if fixed_linears(self.decoder) else sha256(self.decoder)
 
     # ------------------------------------------------------------------ the primitives
 
@@ -141,7 +150,8 @@ class NativePolicy:
 
     def _sampler(self) -> Decoder:
         """The decoder in the precision of the products and without adapters, brought up to date once per version."""
-        if self.precision == self.decoder.dtype and not lora_modules(self.decoder):
+        exact = self.precision == self.decoder.dtype or bool(linears(self.decoder))  # codes are the fast way already
+        if exact and not lora_modules(self.decoder):
             return self.decoder
         if self._fast is None:
             self._fast = Decoder(self.decoder.config).to(self.decoder.device, self.precision).requires_grad_(False)
@@ -162,15 +172,17 @@ class NativePolicy:
         self._fast_version = -1
         self.learner.forget()
 
+    def ternarise(self, config: TernaryConfig) -> None:
+        """Quantise the layers' linears from now on; the weights train on behind their codes."""
+        ternarised(self.decoder, config)
+        self.learner.forget()
+
     def frozen(self) -> NativePolicy:
-        copy = Decoder(self.decoder.config)
-        if self.decoder.value_head is not None:
-            copy.add_value_head()
-        copy.to(self.decoder.device, self.decoder.dtype).load_state_dict(effective_state(self.decoder))
-        return NativePolicy(copy.requires_grad_(False), self.tokenizer, **vars(self.settings))
+        copy = merge_lora(twin(self.decoder)).requires_grad_(False)
+        return NativePolicy(copy, self.tokenizer, **vars(self.settings))
 
     def restart_from(self, other: NativePolicy) -> None:
-        own, theirs = self.decoder.state_dict(), effective_state(other.decoder)
+        own, theirs = self.decoder.state_dict(), {**other.decoder.state_dict(), **effective_state(other.decoder)}
         self.decoder.load_state_dict({**own, **{k: v for k, v in theirs.items() if k in own}})
         for adapter in lora_modules(self.decoder).values():
             nn.init.zeros_(adapter.lora_b)  # an adapter that adds nothing
@@ -184,7 +196,7 @@ class NativePolicy:
     # ------------------------------------------------------------------ state
 
     def save_pretrained(self, folder: Path) -> None:
-        save_pretrained(folder, self.decoder, self.tokenizer)
+        save_directory(folder, self.decoder, self.tokenizer)
 
     def save_state(self, folder: Path) -> None:
         self.save_pretrained(folder / "policy")
@@ -198,7 +210,7 @@ class NativePolicy:
         state = torch.load(folder / "learner.pt", map_location="cpu", weights_only=True)
         weights = state.get("decoder")
         if weights is None:
-            weights = load_pretrained(folder / "policy")[0].state_dict()
+            weights = load_directory(folder / "policy")[0].state_dict()
         self.decoder.load_state_dict(weights)
         self._fast_version = -1
         self.learner.restore(state)

@@ -1,0 +1,197 @@
+"""Ternary policies: made, sampled from packed weights, learned, written and read again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from triloop.errors import ConfigError, ModelError
+from triloop.kernels import native
+from triloop.learn.choices import OptimConfig
+from triloop.loops.supervised import supervised
+from triloop.nn.decoder import Decoder, DecoderConfig
+from triloop.nn.decoding import KernelDecoding, decoding_of
+from triloop.nn.hf_io import load_pretrained
+from triloop.nn.tokenizer import char_tokenizer
+from triloop.policies.native import NativePolicy
+from triloop.policies.protocol import Tag
+from triloop.policies.sampling import Sampling
+from triloop.policies.ternary import EXTRA, sha256
+from triloop.records import Prompt
+from triloop.sources.reward_model import RewardModel
+from triloop.ternary.config import TernaryConfig
+from triloop.ternary.convert import linears
+
+SHAPE = DecoderConfig(
+    vocab_size=16, hidden_size=40, intermediate_size=72, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10
+)
+EVERY = (
+    TernaryConfig(),
+    TernaryConfig(granularity="channel"),
+    TernaryConfig(quantiser="twn"),
+    TernaryConfig(quantiser="dead-zone"),
+    TernaryConfig(quantiser="dual"),
+    TernaryConfig(granularity="group", group=16),
+    TernaryConfig(quantiser="paretoq-2"),
+    TernaryConfig(norm=True),
+    TernaryConfig(activations="none"),
+)
+every = pytest.mark.parametrize("config", EVERY, ids=lambda c: f"{c.quantiser}-{c.shared_by}-{c.activations}-{c.norm}")
+
+
+def fresh(config: TernaryConfig | None = None, seed: int = 3) -> NativePolicy:
+    decoder = Decoder(SHAPE).initialise(seed, std=0.3)
+    policy = NativePolicy(decoder, char_tokenizer("abcdefghij"), optim=OptimConfig(lr=3e-3), entropy=False)
+    if config is not None:
+        policy.ternarise(config)
+    return policy
+
+
+def drawn(policy: NativePolicy, n: int = 6):
+    prompts = [Prompt(id=str(i), text="abcdefg"[: i + 1]) for i in range(5)]
+    return policy.sample(prompts, n, Sampling(max_tokens=9), Tag(seed=0, round=0, purpose="train"))
+
+
+def scored(policy: NativePolicy, completions):
+    return policy.logprobs([(c.prompt_tokens, c.tokens) for c in completions])
+
+
+def taught(policy: NativePolicy, steps: int) -> NativePolicy:
+    rows = [([1, 2, 3], [4, 5, 6, 7]), ([2, 2], [8, 1])]
+    return supervised(policy, lambda step: rows, steps, OptimConfig(lr=3e-3))
+
+
+@every
+def test_what_is_sampled_is_what_is_scored(config):
+    policy = fresh(config)
+    if native.available():
+        assert isinstance(decoding_of(policy.decoder), KernelDecoding)
+    completions = drawn(policy)
+    for c, logps in zip(completions, scored(policy, completions), strict=True):
+        assert np.array(c.logps) == pytest.approx(logps, abs=0.15)
+    gaps = [abs(np.array(c.logps) - s).mean() for c, s in zip(completions, scored(policy, completions), strict=True)]
+    assert np.mean(gaps) < 5e-3
+    # and it is not what the weights behind the codes would say
+    plain = fresh()
+    assert abs(np.concatenate(scored(plain, completions)) - np.concatenate(scored(policy, completions))).max() > 0.05
+
+
+@every
+def test_learns_and_samples_from_what_it_learned(config):
+    policy = fresh(config)
+    row = [((1, 2, 3), (4, 5, 6, 7))]
+    before = policy.logprobs(row)[0].sum()
+    drawn(policy)  # packs the weights of before
+    taught(policy, 60)
+    assert policy.logprobs(row)[0].sum() > before + 1.0
+    completions = drawn(policy)
+    gaps = [abs(np.array(c.logps) - s).mean() for c, s in zip(completions, scored(policy, completions), strict=True)]
+    assert np.mean(gaps) < 5e-3
+
+
+@every
+def test_directory_gives_the_same_policy_back(config, tmp_path):
+    policy = taught(fresh(config), 5)
+    completions = drawn(policy)
+    policy.save_pretrained(tmp_path / "p")
+    again = NativePolicy.load(tmp_path / "p")
+    assert again.weights_sha256() == policy.weights_sha256()
+    assert [m.config for m in linears(again.decoder).values()] == [config] * 8
+    for a, b in zip(scored(policy, completions), scored(again, completions), strict=True):
+        assert np.array_equal(a, b)
+    assert [c.tokens for c in drawn(again)] == [c.tokens for c in completions]
+    # written over by one that learns nothing besides its weights, nothing of before is left
+    fresh(TernaryConfig()).save_pretrained(tmp_path / "p")
+    assert not (tmp_path / "p" / EXTRA).exists()
+
+
+@every
+def test_state_goes_on_to_the_same_bits(config, tmp_path):
+    policy = taught(fresh(config), 4)
+    policy.save_state(tmp_path)
+    taught(policy, 4)
+    other = fresh(config, seed=9)
+    other.load_state(tmp_path)
+    taught(other, 4)
+    assert other.weights_sha256() == policy.weights_sha256()
+
+
+def test_copies_stand_still_while_the_policy_learns():
+    policy = fresh(TernaryConfig(quantiser="dual"))
+    still = policy.frozen()
+    row = [((1, 2, 3), (4, 5, 6, 7))]
+    before = policy.logprobs(row)[0]
+    assert np.array_equal(still.logprobs(row)[0], before)
+    taught(policy, 5)
+    assert np.array_equal(still.logprobs(row)[0], before)
+    assert not np.array_equal(policy.logprobs(row)[0], before)
+    still.follow(policy)
+    assert np.array_equal(still.logprobs(row)[0], policy.logprobs(row)[0])
+
+
+def test_reward_model_on_a_ternary_trunk_is_ternary(tmp_path):
+    model = RewardModel.of(fresh(TernaryConfig(quantiser="dual")))
+    assert linears(model.network.decoder)
+    model.save_state(tmp_path)
+    other = RewardModel.of(fresh(TernaryConfig(quantiser="dual"), seed=8))
+    assert sha256(other.network.decoder) != sha256(model.network.decoder)
+    other.load_state(tmp_path)
+    assert sha256(other.network.decoder) == sha256(model.network.decoder)
+    assert other.score([Prompt(id="0", text="abc")], ["def"]) == model.score([Prompt(id="0", text="abc")], ["def"])
+
+
+def test_refuses():
+    policy = fresh(TernaryConfig())
+    with pytest.raises(ConfigError, match="ternary already"):
+        policy.ternarise(TernaryConfig())
+    adapted = fresh()
+    adapted.add_lora(2, 4.0)
+    with pytest.raises(ConfigError, match="LoRA"):
+        adapted.ternarise(TernaryConfig())
+    with pytest.raises(ModelError, match="ternary"):
+        policy.add_lora(2, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda d: d["quantization_config"].update(quantiser="nonesuch"), "nonesuch"),
+        (lambda d: d["quantization_config"].update(colour="red"), "colour"),
+        (lambda d: d["quantization_config"].update(group=-3), "group"),
+        (lambda d: d["quantization_config"].update(norm_eps="small"), "quantization_config"),
+    ],
+)
+def test_damaged_settings_are_told(spoil, told, tmp_path):
+    fresh(TernaryConfig()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text())
+    spoil(said)
+    path.write_text(json.dumps(said))
+    with pytest.raises(ModelError, match=told):
+        NativePolicy.load(tmp_path)
+
+
+def test_damaged_extra_is_told(tmp_path):
+    fresh(TernaryConfig(quantiser="dual")).save_pretrained(tmp_path)
+    extra = tmp_path / EXTRA
+    whole = extra.read_bytes()
+    extra.write_bytes(whole[:-7])
+    with pytest.raises(ModelError, match=EXTRA):
+        NativePolicy.load(tmp_path)
+    extra.unlink()
+    with pytest.raises(ModelError, match="missing"):
+        NativePolicy.load(tmp_path)
+    fresh(TernaryConfig(norm=True)).save_pretrained(tmp_path / "other")
+    Path(tmp_path / "other" / EXTRA).rename(extra)
+    with pytest.raises(ModelError, match="does not fit"):
+        NativePolicy.load(tmp_path)
+
+
+def test_latent_weights_are_not_taken_for_a_model(tmp_path):
+    fresh(TernaryConfig()).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="ternary policy"):
+        load_pretrained(tmp_path)
+    decoder, _ = load_pretrained(tmp_path, latent=True)
+    assert all(type(m) is torch.nn.Linear for layer in decoder.blocks for m in (layer.qkv, layer.down))
