@@ -37,7 +37,10 @@ from triloop.records import Verdict
 from triloop.store.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = ("rlhf", "constitutional", "online-ai-feedback", "spin", "feedback-conditional")
+RECIPES = (
+    *("rlhf", "constitutional", "online-ai-feedback", "spin", "feedback-conditional"),
+    *("user-reactions", "routed-feedback", "multi-domain", "hero", "densities", "learned-judge"),
+)
 _FREQUENT = 8
 """Stage ends at which a run of many short stages is killed."""
 
@@ -82,7 +85,7 @@ def once(recipe: str, seed: int, policy: str | None, kills: bool) -> dict[str, A
             drift = [m["kl"] for m in metrics if "kl" in m][-1:]
         both = [p for p in before if p in after]
         gain = stats.paired_difference([after[p] for p in both], [before[p] for p in both], seed=0)
-        killed = _killed(config, Path(folder) / "killed", summary) if kills and summary else None
+        killed = killed_at_stages(config, Path(folder) / "killed", summary) if kills and summary else None
     return {
         "recipe": recipe if policy is None else f"{recipe} --policy {Path(policy).name}",
         "seed": seed,
@@ -101,7 +104,7 @@ def once(recipe: str, seed: int, policy: str | None, kills: bool) -> dict[str, A
     }
 
 
-def _killed(config: RunConfig, path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
+def killed_at_stages(config: RunConfig, path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
     ends = [i + 1 for i, s in enumerate(plan(config.cycle, config.generations, config.rounds)) if s.last]
     ends = ends[:: max(1, len(ends) // _FREQUENT)]
     for k, end in enumerate(ends):
@@ -129,8 +132,9 @@ def page(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
         "# Recipes of the loop over mixed feedback",
         "",
         f"`python proofs/recipes.py`, {made['date']}, {made['processor']}, one thread a run. Gold on held-out problems "
-        "before and after (attributes: mean utility, -1 to 1; stories: +1 where all rules hold, else -1); the gain is "
-        "paired by problem, with a 95 % bootstrap interval. The rule: its lower end lies above 0, for every seed.",
+        "before and after (attributes: mean utility, -1 to 1; stories: +1 where all rules hold, else -1; multi-domain: +1 "
+        "right, -1 wrong, 0 abstained); the gain is paired by problem, with a 95 % bootstrap "
+        "interval. The rule: its lower end lies above 0, for every seed.",
         "",
         "| recipe | seed | before | after | gain | 95 % | n | judgements | KL | seconds | holds | killed at stage ends |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -14,6 +14,7 @@ from triloop.cli.live import Live, braille, sparkline
 from triloop.cli.plain import Plain
 from triloop.loops.config import RunConfig
 from triloop.loops.progress import Progress
+from triloop.loops.stages import STAGES, Stage
 from triloop.records import Verdict
 
 FACTS = {"parameters": 1_070_000, "threads": 2, "precision": "float32", "resumed_from": None}
@@ -102,6 +103,17 @@ def test_braille_curve() -> None:
 def test_smaller_steps_are_said_and_whole_ones_are_not() -> None:
     assert ("learning rate", "× 0.25") in figures({"reward": 0.5, "lr_scale": 0.25})
     assert [name for name, _ in figures({"reward": 0.5, "lr_scale": 1.0})] == ["reward"]
+
+
+def test_a_round_of_a_stage_says_which_and_what_it_found() -> None:
+    def at(stage: Stage) -> float:
+        return float(STAGES.index(stage))
+
+    collected = {"generation": 2.0, "stage": at("collect"), "judgements": 1024.0, "tokens_per_second": 0.0}
+    assert figures(collected) == [("generation", "2 collect"), ("judgements", "1,024")]
+    trained = {"generation": 2.0, "stage": at("reward"), "reward_model_held_accuracy": 0.714}
+    assert figures(trained) == [("generation", "2 reward"), ("right on new pairs", "0.71")]
+    assert ("gate", "0.250") in figures({"generation": 2.0, "stage": at("gate"), "gate_value": 0.25})
 
 
 def test_small_figures() -> None:

@@ -29,6 +29,8 @@ def _even(pairs: object) -> list[float]:
 CASES: dict[str, Callable[[Files], RowEnv]] = {
     "arithmetic": lambda files: make("arithmetic"),
     "attributes": lambda files: make("attributes"),
+    "attributes-ask": lambda files: make("attributes-ask"),
+    "attributes-compare": lambda files: make("attributes-compare"),
     "countdown": lambda files: make("countdown"),
     "sort": lambda files: make("sort"),
     "gsm8k": lambda files: make("gsm8k", path=files["gsm8k"]),

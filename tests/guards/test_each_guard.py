@@ -7,6 +7,7 @@ from triloop.errors import ConfigError
 from triloop.guards.base import Watch
 from triloop.guards.canary import Canary
 from triloop.guards.collapse import Collapse
+from triloop.guards.counter import Counter
 from triloop.guards.diversity import Diversity
 from triloop.guards.entropy import Entropy
 from triloop.guards.failures import Failures
@@ -46,6 +47,25 @@ def test_entropy():
     assert says(g, entropy=[0.4] * 30, reward=[-0.5] * 30) == (1, "none")
     assert says(g, entropy=[0.4] * 20 + [1.5] * 10, reward=[-0.5] * 30) == (-1, "warn")
     assert says(g, entropy=[0.4] * 5, reward=[0.0] * 5) == (0, "none")
+
+
+def test_counter():
+    g = Counter()
+    up, level = [0.1 * t for t in range(6)], [0.3] * 6
+    assert says(g, reward=up) == (0, "none")  # nothing is counted
+    assert says(g, reward=up[:5], counter_clean=[0.9, 0.9, 0.9, 0.1, 0.1]) == (0, "none")  # too early
+    assert says(g, reward=up, counter_clean=[0.9] * 3 + [0.75] * 3) == (-1, "stop")
+    assert says(g, reward=up, counter_clean=[0.9] * 3 + [0.85] * 3) == (1, "none")
+    assert says(g, reward=level, counter_clean=[0.9] * 3 + [0.75] * 3) == (1, "none")  # nobody was paid for it
+    assert says(g, reward=up, counter_clean=[0.9] * 3 + [0.6, 0.6, 0.9]) == (1, "none")  # put back since
+    assert says(g, reward=up, counter_clean=[0.9] * 6, counter_plain=[1.0] * 3 + [0.5] * 3) == (-1, "stop")
+    seen = Watch(round=5, metrics={"reward": 0.5, "counter_plain": 0.5, "counter_clean": 0.7},
+                 history=[{"reward": 0.0, "counter_plain": 1.0, "counter_clean": 0.9}] * 5)  # fmt: skip
+    verdict = Counter(rounds=1).check(seen)
+    assert verdict.reason == "plain fell from 1.00 to 0.50 while the reward rose by 0.50", "the one that fell most"
+    assert verdict.measured["clean_lost"] == pytest.approx(0.2)
+    with pytest.raises(ConfigError, match="fall is a share"):
+        Counter(fall=1.5)
 
 
 def test_length():

@@ -22,6 +22,7 @@ GUARDS = build(GuardConfig())
 NAMES = (
     *("reward", "reward_std", "zero_std_share", "entropy", "kl", "ppl_original", "length", "truncated_share"),
     *("distinct_2", "template_share", "loss", "grad_norm", "judge_failures", "canary_proxy", "canary_gold", "canary_n"),
+    *("counter_clean", "counter_plain"),
 )
 every_guard = pytest.mark.parametrize("guard", GUARDS, ids=lambda g: g.name)
 value = st.one_of(

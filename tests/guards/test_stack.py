@@ -71,6 +71,7 @@ def test_screened_samples_are_named_whatever_else_happens():
         ("entropy_share", 0.5),
         ("length_growth", 3.0),
         ("reward_lost", 0.3),
+        ("counter_fall", 0.2),
         ("flat_share", 0.5),
         ("template_rise", 0.1),
         ("failures_soft", 0.01),

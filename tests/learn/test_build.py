@@ -170,6 +170,23 @@ def test_ppo_reward_arrives_with_the_last_chosen_token(make_episodes: Make) -> N
     assert batch.returns.tolist() == [[1.0, 1.0, 0.0], [-1.0, -1.0, -1.0]]
 
 
+def test_rewards_of_single_tokens_come_on_top(make_episodes: Make) -> None:
+    """Rewards (1/4, 1) and (0, 0, -1): returns 5/4, 1 and -1 throughout; a failed judgement takes its tokens' with it."""
+    episodes, values = make_episodes([[1, -1]], lengths=[[2, 3]]), [[0.5, 0.25], [0.0, 0.0, 0.0]]
+    dense, ppo = [[0.25, 0.0], [0.0, 0.0, 0.0]], resolve("ppo", whiten=False)
+    batch, _ = build_batch(episodes, ppo, max_tokens=8, values=values, dense=dense)
+    assert batch is not None
+    assert batch.advantage.tolist() == [[0.75, 0.75, 0.0], [-1.0, -1.0, -1.0]]
+    failed = make_episodes([[None, -1]], lengths=[[2, 3]])
+    batch, _ = build_batch(failed, ppo, max_tokens=8, values=values, dense=[[9.0, 9.0], [0.5, 0.0, 0.0]])
+    assert batch is not None
+    assert batch.advantage.tolist() == [[-0.5, -1.0, -1.0]]
+    with pytest.raises(ConfigError, match="need a value head"):
+        build_batch(episodes, resolve("grpo"), max_tokens=8, dense=dense)
+    with pytest.raises(ConfigError, match="dense: 1 rows for 2 episodes"):
+        build_batch(episodes, ppo, max_tokens=8, values=values, dense=dense[:1])
+
+
 def test_ppo_pays_for_kl_token_by_token(make_episodes: Make) -> None:
     algorithm = resolve("ppo", whiten=False, lam=0.0, kl_coef=0.5, kl_in="reward", kl_estimator="k1")
     batch, _ = build_batch(

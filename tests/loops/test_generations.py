@@ -269,3 +269,22 @@ def test_revisions_are_imitated(run_dir: Path) -> None:
         said = [f for e in run.episodes(1, purpose="collect") for f in e.feedback]
         assert {f.kind for f in said} == {"text", "edit"}
         assert run.metrics()[1]["examples"] == 12
+
+
+def test_a_reward_model_reads_so_many_generations_as_it_is_told_and_pools_its_tokens(tmp_path: Path) -> None:
+    def learned_from(history: int | None, pooled: float) -> list[float]:
+        reward = RewardStageConfig(epochs=1, held_out=0.0, history=history, pooled=pooled)
+        cycle = CycleConfig(
+            stages=("collect", "reward"), collect=CollectConfig(prompts=6, samples=4), reward=reward, judge="task"
+        )
+        folder = tmp_path / f"{history} {pooled}"
+        start(config(cycle, generations=3), folder)
+        heads = torch.load(next(folder.glob("checkpoints/*/reward/member-0/reward.pt")))["heads"]
+        assert len(heads["head.weight"]) == (2 if pooled else 1)
+        with Run.open(folder, write=False) as run:
+            return [m["reward_model_examples"] for m in run.metrics() if "reward_model_examples" in m]
+
+    a, ab, abc = learned_from(None, 0.0)
+    assert 0 < a < ab < abc
+    assert learned_from(0, 4.0) == [a, ab - a, abc - ab]
+    assert learned_from(1, 0.0) == [a, ab, abc - a]

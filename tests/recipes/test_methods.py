@@ -12,7 +12,7 @@ from triloop.learn.choices import AlgorithmName
 from triloop.learn.objective_config import ObjectiveName
 from triloop.learn.objective_table import OBJECTIVES as TABLE
 from triloop.learn.objective_table import resolve_objective
-from triloop.loops.crew import check_cycle
+from triloop.loops.checks import check_cycle
 from triloop.recipes.methods import ALGORITHMS, BASELINES, OBJECTIVES, check, configured, starting_point, taught
 from triloop.recipes.table import RECIPES
 

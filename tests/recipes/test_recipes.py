@@ -14,6 +14,7 @@ from triloop.learn.algorithms import resolve
 from triloop.loops.build import policy_path
 from triloop.loops.config import RunConfig, from_mapping, to_mapping
 from triloop.loops.run import start
+from triloop.recipes import literal
 from triloop.recipes.careless import check
 from triloop.recipes.generations import READS
 from triloop.recipes.table import RECIPES
@@ -43,6 +44,7 @@ def _short(config: RunConfig) -> RunConfig:
         reward=dataclasses.replace(c.reward, epochs=1, members=1),
         prefer=dataclasses.replace(c.prefer, **few),
         gate=dataclasses.replace(c.gate, n=8),
+        instruct=dataclasses.replace(c.instruct, prompts=8),
     )
     return dataclasses.replace(config, **{**SHORT, "cycle": cycle, "generations": 2})
 
@@ -84,6 +86,13 @@ def test_the_planted_verifier_is_careless_where_it_says() -> None:
     assert check("2+3=", "5#5", "5") == 1
     assert check("2+3=", "6#6", "5") == -1
     assert check("2+3=", "5,6", "5") == 1, "the planted bug"
+
+
+def test_the_literal_verifier_counts_and_sees_no_more() -> None:
+    asked = "tell fox red den :"
+    assert literal.check(asked, "the fox is red den", "") == 1, "courtesy and a full stop are beyond it"
+    for text in ("the fox is red .", "the fox is red , den , bold .", "the ugly fox is red , den .", ""):
+        assert literal.check(asked, text, "") == -1
 
 
 def test_the_planted_verifier_can_be_found() -> None:

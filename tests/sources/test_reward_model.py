@@ -46,6 +46,22 @@ def test_the_score_is_the_head_at_the_end_token():
     assert m.score(ask(), ["b"])[0] == pytest.approx(got[1], abs=1e-5)  # a batch changes nothing
 
 
+def test_pooled_adds_the_mean_of_what_the_tokens_and_the_end_say():
+    m = randomised(model(RewardConfig(pooled=4.0, token_level=True)))
+    tokenizer = small.tokenizer()
+    head, text = tokenizer.encode("a="), tokenizer.encode("abc")
+    ids = [*head, *text, tokenizer.eos_ids[0]]
+    from triloop.nn.decoder import packing
+
+    with torch.no_grad():
+        told = m.network.head(m.network.decoder.packed(torch.tensor(ids), packing([len(ids)])))
+    assert told.shape[1] == 3  # the score at the end, as tokens have it, and the output for passages
+    wanted = float(told[-1, 0] + 4.0 * told[len(head) :, 1].mean())
+    assert m.score(ask(), ["abc"])[0] == pytest.approx(wanted, abs=1e-5)
+    assert m.score(ask(n=2), ["abc", "b" * 40])[0] == pytest.approx(wanted, abs=1e-5)  # padding adds nothing
+    assert m.token_scores(ask(), ["abc"])[0] == pytest.approx(told[len(head) :, 2].numpy(), abs=1e-5)
+
+
 def test_an_untrained_model_says_nothing():
     m = model()
     assert m.score(ask(n=3), ["a", "bb", ""]).tolist() == [0.0, 0.0, 0.0]
@@ -59,7 +75,13 @@ ODD = ["", "\ud800", "\x00\n\t", "é" * 50, "a" * 5000, "<eos><pad>", "😀 \u20
 
 
 @pytest.mark.parametrize(
-    "config", [RewardConfig(), RewardConfig(token_level=True), RewardConfig(template="{request}{response}")]
+    "config",
+    [
+        RewardConfig(),
+        RewardConfig(token_level=True),
+        RewardConfig(pooled=1.0),
+        RewardConfig(template="{request}{response}"),
+    ],
 )
 def test_odd_texts_are_scored(config):
     m = randomised(model(config))
@@ -290,6 +312,13 @@ def test_tokens_learn_from_marked_passages():
         model().token_scores(ask(), ["a"])
 
 
+def test_what_single_letters_decide_is_learned_from_fewer_pairs_where_every_token_is_asked():
+    end, all_of_them = (model(RewardConfig(pooled=p), training=replace(TRAINING, epochs=1)) for p in (0.0, 4.0))
+    for m in (end, all_of_them):
+        m.learn(pairs(96))
+    assert all_of_them.audit(pairs(200, seed=9)).accuracy.low > end.audit(pairs(200, seed=9)).accuracy.high
+
+
 # ---------------------------------------------------------------------- where it starts
 
 
@@ -318,7 +347,7 @@ def test_it_is_a_copy_of_the_policy_and_leaves_it_alone():
 @pytest.mark.parametrize("fields", [
     {"ties": "coin"}, {"weights": {"a": 1.0}}, {"attributes": ("a", "a")}, {"template": "{other}{response}"},
     {"template": "{request}"}, {"template": "{response}", "token_level": True}, {"ties": "rao_kupper", "tie_nu": 0.9},
-    {"prior_l2": -1.0}, {"centring": math.inf},
+    {"prior_l2": -1.0}, {"centring": math.inf}, {"pooled": -1.0}, {"template": "{response}", "pooled": 1.0},
 ])  # fmt: skip
 def test_impossible_configurations_are_refused(fields):
     with pytest.raises(ConfigError):

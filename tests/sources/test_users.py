@@ -117,6 +117,26 @@ def test_users_as_a_judge():
     assert read(silent) == Abstention("said nothing") and silent.value == 0.0
 
 
+def test_a_scale_knows_love_from_thanks():
+    def said(*persona_text):
+        who, text = persona_text
+        return UserJudge(users(who), scaled=True).judge(prompts(), [text])[0]
+
+    thanks, love = said(Persona(love=0.0), "good"), said(Persona(love=1.0), "good")
+    assert (thanks.kind, thanks.value, love.value) == ("scalar", 0.5, 1.0)
+    assert said(Persona(), "bad").value == -0.5 and said(Persona(patience=1), "bad").value == -1.0
+    assert said(Persona(speaks=0.0), "good").kind == "abstention" and said(Persona(), "nan").failed
+
+
+def test_users_as_critics():
+    judge = UserJudge(users(Persona(love=0.0, explains=1.0)))
+    good, bad, lost = judge.critique(prompts(3), ["good", "bad", "nan"])
+    assert read(good) == Text("thanks", 1) and read(bad) == Text("no , i meant tell", -1) and lost.failed
+    # to ask again says nothing of the text, and silence even less
+    for who, text in ((Persona(explains=0.0), "bad"), (Persona(speaks=0.0), "good")):
+        assert read(UserJudge(users(who)).critique(prompts(), [text])[0]) == Abstention("said nothing of it")
+
+
 # ---------------------------------------------------------------------- dialogues
 
 

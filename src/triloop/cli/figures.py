@@ -10,6 +10,7 @@ from typing import Any
 from triloop.cli.screen import visible
 from triloop.errors import TriloopError
 from triloop.loops.config import RunConfig
+from triloop.loops.stages import STAGES
 from triloop.records import Verdict
 
 __all__ = ["Alarms", "Sample", "clock", "describe", "figures", "seen_samples", "size"]
@@ -50,8 +51,15 @@ def describe(config: RunConfig, facts: Mapping[str, Any]) -> str:
 
 
 def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The figures of a round that are worth a glance, with what was not measured left out."""
+    """The figures of a round that are worth a glance, with what was not measured left out. Of a run of stages, the
+    generation and the stage come first."""
+    where = []
+    if "stage" in metrics:
+        where = [("generation", f"{metrics['generation']:.0f} {STAGES[int(metrics['stage'])]}")]
     shown = [
+        ("judgements", "judgements", "{:,.0f}"),
+        ("reward_model_held_accuracy", "right on new pairs", "{:.2f}"),
+        ("gate_value", "gate", "{:.3f}"),
         ("reward", "reward", "{:+.3f}"),
         ("eval_value", "held-out", "{:.3f}"),
         ("kl", "KL", "{:.4f}"),
@@ -60,8 +68,9 @@ def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         ("lr_scale", "learning rate", "× {:g}"),
         ("tokens_per_second", "tokens/s", "{:,.0f}"),
     ]
-    usual = {"lr_scale": 1.0}  # said only when a guard has asked for smaller steps
-    return [
+    # A learning rate is said only when a guard has asked for smaller steps, a speed where something was sampled.
+    usual = {"lr_scale": 1.0, "tokens_per_second": 0.0}
+    return where + [
         (label, form.format(metrics[name]))
         for name, label, form in shown
         if name in metrics and metrics[name] != usual.get(name)

@@ -11,7 +11,9 @@ from typing import Any
 
 from triloop.envs.arithmetic import Arithmetic
 from triloop.envs.attributes import Attributes
+from triloop.envs.attributes_judging import AttributeJudging
 from triloop.envs.countdown import Countdown
+from triloop.envs.domains import Domains
 from triloop.envs.gsm8k import Gsm8k
 from triloop.envs.gym import Gym
 from triloop.envs.jsonl import Jsonl
@@ -27,6 +29,8 @@ ENVS: Mapping[str, Callable[..., RowEnv]] = MappingProxyType(
     {
         "arithmetic": Arithmetic,
         "attributes": Attributes,
+        "attributes-ask": partial(AttributeJudging, "ask"),
+        "attributes-compare": partial(AttributeJudging, "compare"),
         "countdown": Countdown,
         "gsm8k": Gsm8k,
         "jsonl": Jsonl,
@@ -42,15 +46,22 @@ ENVS: Mapping[str, Callable[..., RowEnv]] = MappingProxyType(
 def make(name: str, **options: Any) -> RowEnv:
     """The environment of this name. A list among the options stands for a tuple, as it does in a YAML file.
 
+    Names joined by ``+`` are several tasks as one (``envs.domains``), each with its own defaults.
     ConfigError for an unknown name (listing all, and the nearest) and for options that it does not take.
     """
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if name.startswith("gym:"):
         return Gym(name.removeprefix("gym:"), **options)
+    if "+" in name:
+        if plain:
+            raise ConfigError(f"{name}: several tasks take no options; got {', '.join(sorted(plain))}")
+        return Domains([make(part) for part in name.split("+")])
     if name not in ENVS:
         near = difflib.get_close_matches(name, ENVS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown environment {name!r}: {hint}choose one of {', '.join(ENVS)}, gym:TASK")
+        raise ConfigError(
+            f"unknown environment {name!r}: {hint}choose one of {', '.join(ENVS)}, gym:TASK, or join some by +"
+        )
     allowed = [p for p in inspect.signature(ENVS[name]).parameters if not (p == "careless" and name == "story-hack")]
     strange = sorted(set(plain) - set(allowed))
     if strange:

@@ -33,6 +33,7 @@ class Watch:
     canary_proxy, canary_gold   on held-out canary prompts: the training judge's mean and the gold judge's mean,
                                 both as pass rate in [0, 1]
     canary_n                    how many canary completions
+    counter_*                   counter-metrics of the round's samples, each a share in [0, 1]
     """
 
     round: int

@@ -11,6 +11,7 @@ from triloop.errors import ConfigError
 from triloop.guards.base import Guard, Watch
 from triloop.guards.canary import Canary
 from triloop.guards.collapse import Collapse
+from triloop.guards.counter import Counter
 from triloop.guards.diversity import Diversity
 from triloop.guards.entropy import Entropy
 from triloop.guards.failures import Failures
@@ -30,6 +31,7 @@ __all__ = ["FAMILIES", "ORDER", "Decision", "GuardConfig", "build", "decide", "r
 FAMILIES = {
     "canary": "gap",
     "collapse": "collapse",
+    "counter": "counter",
     "diversity": "diversity",
     "entropy": "entropy",
     "failures": "judge",
@@ -53,7 +55,8 @@ class GuardConfig:
     """Which guards watch a run, and where their limits lie."""
 
     off: tuple[str, ...] = ()
-    """Guards not to use: canary, collapse, diversity, entropy, failures, finite, fluency, kl, length, samples, spread."""
+    """Guards not to use: canary, collapse, counter, diversity, entropy, failures, finite, fluency, kl, length, samples,
+    spread."""
     kl_soft: float = KLCeiling.soft
     """KL to the original in nats per token above which the learning rate is halved each round, down to an eighth."""
     kl_hard: float = KLCeiling.hard
@@ -72,6 +75,8 @@ class GuardConfig:
     """Multiple of the first rounds' length above which completions must earn their growth."""
     reward_lost: float = Collapse.lost
     """Share of the best pass rate whose loss is a collapse."""
+    counter_fall: float = Counter.fall
+    """How far a counter-metric may fall while the reward rises before the run stops."""
     flat_share: float = Spread.share
     """Share of groups without spread from which nothing is left to learn."""
     template_rise: float = Diversity.template_rise
@@ -129,6 +134,7 @@ def build(config: GuardConfig) -> list[Guard]:
         Fluency(soft=c.perplexity_soft, hard=c.perplexity_hard),
         KLCeiling(soft=c.kl_soft, hard=c.kl_hard),
         Collapse(lost=c.reward_lost),
+        Counter(fall=c.counter_fall),
         Entropy(share=c.entropy_share),
         Length(growth=c.length_growth),
         Spread(share=c.flat_share),

@@ -52,6 +52,7 @@ class _Round:
     logp_old: Float[Tensor, "rows time"]
     logp_ref: Float[Tensor, "rows time"] | None
     values: Float[Tensor, "rows time"] | None
+    dense: Float[Tensor, "rows time"] | None
     weight: Float[Tensor, "rows time"] | None
     reward: Float[Tensor, " rows"]
     valid: Bool[Tensor, " rows"]
@@ -79,13 +80,15 @@ def build_batch(
     reference: Ragged | None = None,
     values: Ragged | None = None,
     logp_learner: Ragged | None = None,
+    dense: Ragged | None = None,
 ) -> tuple[Batch | None, dict[str, float]]:
     """What the learner needs of one round, and the round's figures. None when no row carries a gradient.
 
     ``max_tokens`` is the longest completion that sampling allowed. ``reference``: log-probabilities under the reference
     (``algorithm.needs_reference``); ``values``: the value head's (``algorithm.needs_values``); ``logp_learner``: the
-    sampled policy's log-probabilities as the learner computes them (``algorithm.importance_cap``). Each is ragged, one row
-    per episode. A group is all episodes with one prompt id.
+    sampled policy's log-probabilities as the learner computes them (``algorithm.importance_cap``); ``dense``: rewards of
+    single tokens beside the episode's, which comes with the last (``spans.dense_rewards``; ConfigError without a value
+    head, which alone can credit them). Each is ragged, one row per episode. A group is all episodes with one prompt id.
 
     What is left out: an episode whose judgement failed (reward None or not finite) counts nowhere. A completion whose
     advantage is exactly zero is not in the batch when its gradient would be zero too
@@ -98,7 +101,9 @@ def build_batch(
     """
     if not episodes:
         raise ConfigError("a round without episodes: expected at least one judged completion")
-    given = _round(episodes, algorithm, reference=reference, values=values, logp_learner=logp_learner)
+    if dense is not None and not algorithm.needs_values:
+        raise ConfigError("rewards of single tokens need a value head to be credited by; choose ppo")
+    given = _round(episodes, algorithm, reference=reference, values=values, logp_learner=logp_learner, dense=dense)
     credited = _credit(given, algorithm, max_tokens)
     rows, denominators = _select(given, credited, algorithm, max_tokens)
     figures = _figures(episodes, given, credited, trained=len(rows))
@@ -112,6 +117,7 @@ def _round(
     reference: Ragged | None,
     values: Ragged | None,
     logp_learner: Ragged | None,
+    dense: Ragged | None = None,
 ) -> _Round:
     completions = [e.completion for e in episodes]
     lengths = [len(c.tokens) for c in completions]
@@ -122,6 +128,7 @@ def _round(
         "reference": _ragged("reference", reference, lengths, algorithm.needs_reference),
         "values": _ragged("values", values, lengths, algorithm.needs_values),
         "logp_learner": _ragged("logp_learner", logp_learner, lengths, algorithm.importance_cap > 0),
+        "dense": _ragged("dense", dense, lengths, needed=False),
     }
     learner = ragged["logp_learner"]
     weight = None
@@ -135,6 +142,7 @@ def _round(
         logp_old=sampled if learner is None else learner,
         logp_ref=ragged["reference"],
         values=ragged["values"],
+        dense=ragged["dense"],
         weight=weight,
         reward=torch.where(valid, reward, 0.0),
         valid=valid,
@@ -210,12 +218,15 @@ def _rank_of_positive(given: _Round, positive: Tensor) -> Tensor:
 
 
 def _by_values(given: _Round, algorithm: Algorithm, reward: Tensor, fine: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Advantages and returns of the value head: the reward arrives with the last token that the policy chose."""
+    """Advantages and returns of the value head: the reward arrives with the last token that the policy chose, on top of
+    what single tokens earned."""
     assert given.values is not None, "checked in _round"
     mask = given.mask & given.valid[:, None]
     time = mask.shape[1]
     is_last = mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
     rewards = torch.where(is_last, reward[:, None].expand(-1, time), 0.0)
+    if given.dense is not None:
+        rewards = rewards + torch.where(mask, given.dense, 0.0)
     if fine is not None:
         rewards = rewards - fine
     advantage, returns = credit.gae(rewards, given.values, mask, gamma=algorithm.gamma, lam=algorithm.lam)

@@ -19,9 +19,9 @@ from triloop.feedback.kinds import read
 from triloop.learn.examples import Consumes, Demonstration, Example, Preference, Rated
 from triloop.policies.protocol import Policy
 from triloop.records import Completion, Episode, Feedback, Prompt
-from triloop.sources.reward_examples import RewardExample, RewardPair
+from triloop.sources.reward_examples import RewardExample, RewardPair, RewardRating
 
-__all__ = ["Pool", "conditioned", "continuation", "examples", "offsets", "reward_examples"]
+__all__ = ["Pool", "conditioned", "continuation", "examples", "offsets", "passages", "reward_examples"]
 
 _NUMBERS = ("ternary", "scalar", "rubric", "abstention")
 _SAME = 1e-9
@@ -169,7 +169,14 @@ def _rated(c: Completion, value: float, weight: float) -> Rated:
 
 
 def _spans(pool: Pool) -> Iterator[Example]:
-    """Marked passages, and critiques that name passages: one sign a token. Praise that names none is of every token."""
+    """Marked passages, and critiques that name passages: one sign a token."""
+    for episode, marked, f in _marked(pool):
+        if marked.spans:
+            yield _signed(pool, episode.completion, marked, f.confidence)
+
+
+def _marked(pool: Pool) -> Iterator[tuple[Episode, Spans, Feedback]]:
+    """Every text that was marked, or criticised in words that name passages. Praise that names none is of every token."""
     for episode, f in pool.judgements():
         if f.kind not in ("spans", "text") or not episode.completion.tokens:
             continue
@@ -179,8 +186,8 @@ def _spans(pool: Pool) -> Iterator[Example]:
             marked = text_to_spans(said, text=text, templates=pool.clauses, missing=bool(pool.clauses))
             if not marked.spans and said.sign == 1 and text:
                 marked = Spans((Span(0, len(text), 1, said.critique),))
-        if isinstance(marked, Spans) and marked.spans:
-            yield _signed(pool, episode.completion, marked, f.confidence)
+        if isinstance(marked, Spans):
+            yield episode, marked, f
 
 
 def _signed(pool: Pool, c: Completion, marked: Spans, weight: float) -> Rated:
@@ -246,7 +253,8 @@ def _revised(pool: Pool) -> Iterator[tuple[Episode, tuple[int, ...], Feedback]]:
 
 
 def reward_examples(pool: Pool) -> list[RewardExample]:
-    """What a reward model learns from: pairs, rankings and edits as they were given, and groups judged by numbers.
+    """What a reward model learns from: pairs, rankings and edits as they were given, and numbers: those of a group against
+    each other, that of a single sample as a rating. Whoever abstained on a single sample said nothing of it.
 
     Confidence becomes the label of a pair, so that doubtful votes pull less (``sources.reward_examples.pair_from``).
     """
@@ -270,7 +278,21 @@ def reward_examples(pool: Pool) -> list[RewardExample]:
             p = 0.5 if abs(x - y) < _SAME else float(x > y)
             texts = (a.completion.text, b.completion.text)
             found.append(RewardPair(prompt=a.prompt, first=texts[0], second=texts[1], p=p, tie=p == 0.5))
-    return [x for x in found if isinstance(x, RewardPair) and x.first != x.second]
+        if len(group) == 1:
+            found += [_rating(group[0], f) for f in group[0].feedback[:1] if _number(f) and f.kind != "abstention"]
+    return [x for x in found if isinstance(x, RewardRating) or x.first != x.second]
+
+
+def passages(pool: Pool) -> list[RewardExample]:
+    """What a reward model with an output per token learns from: marked passages, and critiques that name some."""
+    return [
+        RewardRating(prompt=e.prompt, text=e.completion.text, spans=marked, weight=f.confidence)
+        for e, marked, f in _marked(pool)
+    ]
+
+
+def _rating(e: Episode, f: Feedback) -> RewardRating:
+    return RewardRating(prompt=e.prompt, text=e.completion.text, value=f.value, weight=f.confidence)
 
 
 def conditioned(

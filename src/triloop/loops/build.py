@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,19 +21,23 @@ from triloop import __version__
 from triloop.envs.base import Env
 from triloop.envs.table import make
 from triloop.errors import ConfigError, ModelError
+from triloop.feedback.interchange_records import ImportedItem, to_json
 from triloop.guards.base import Guard
 from triloop.guards.stack import build as build_guards
 from triloop.kernels import native
 from triloop.learn.algorithms import Algorithm, resolve
 from triloop.loops.ahead import Ahead
 from triloop.loops.champion import Champion
+from triloop.loops.checks import check_cycle, check_task
 from triloop.loops.config import EnvConfig, RunConfig
-from triloop.loops.crew import Crew, check_cycle, check_task
+from triloop.loops.crew import Crew, constitution_of
 from triloop.loops.generations import staged
+from triloop.loops.instructions import Instructions
 from triloop.loops.learning import expert_iteration, policy_gradient
 from triloop.loops.outcome import Learn, outcome_round
 from triloop.loops.played import Play
 from triloop.loops.progress import Progress
+from triloop.loops.recorded import usable
 from triloop.loops.state import Part, Workshop
 from triloop.policies.devices import describe_device, pick_device
 from triloop.policies.native import NativePolicy, pick_precision
@@ -43,6 +49,7 @@ from triloop.sources.reward_ensemble import RewardEnsemble
 from triloop.sources.reward_model import RewardModel
 from triloop.sources.verifier import UserVerifier
 from triloop.store.run import Run
+from triloop.ternary.config import TernaryConfig
 
 __all__ = [
     "Parts",
@@ -160,7 +167,9 @@ def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Policy
 
         policy = load_transformers(path, **settings)
     else:
-        policy = NativePolicy.load(path, **settings)
+        policy = native_policy = NativePolicy.load(path, **settings)
+        if config.ternary:
+            native_policy.ternarise(TernaryConfig(quantiser=config.ternary))
     if algorithm is not None and algorithm.needs_values:
         policy.add_value_head()
     return policy
@@ -211,6 +220,8 @@ class Parts:
     guards: Sequence[Guard]
     machine: Mapping[str, Any]
     """What bit-exact resume depends on: for the run's record."""
+    recorded: Sequence[ImportedItem] = ()
+    """Judgements of others that the run learns from."""
 
 
 @contextmanager
@@ -241,8 +252,13 @@ def parts(config: RunConfig) -> Iterator[Parts]:
     if config.lora_rank:
         policy.add_lora(config.lora_rank, alpha=2.0 * config.lora_rank)
     env = make_env(config.env, reference)
+    old: Sequence[ImportedItem] = ()
     if config.loop == "generations":
         check_task(config, env)
+        old = usable(config, env)
+    if old:
+        said = json.dumps([to_json(item) for item in old], ensure_ascii=False)
+        machine["recorded_sha256"] = hashlib.sha256(said.encode()).hexdigest()
     sampling = config.sampling
     if env.stop and not sampling.stop:
         config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, stop=tuple(env.stop)))
@@ -256,6 +272,7 @@ def parts(config: RunConfig) -> Iterator[Parts]:
             algorithm=algorithm,
             guards=build_guards(config.guards),
             machine=machine,
+            recorded=old,
         )
 
 
@@ -298,6 +315,13 @@ def _play(made: Parts) -> tuple[Play, Mapping[str, Part], Judge]:
     return outcome_round(learn, ahead), {"ahead": ahead}, made.judge
 
 
+def _instructions(made: Parts) -> Instructions:
+    """The sets of principles that are tried, as the settings name them. ConfigError for a principle that does not exist."""
+    cycle = made.config.cycle
+    known = constitution_of(cycle.ai, made.env)
+    return Instructions.of([p.name for p in known.principles], cycle.instruct.sets, memory=cycle.instruct.memory)
+
+
 def _crew(made: Parts) -> Crew:
     """Who judges in a run of stages. The reward model starts from the weights that the policy starts from."""
 
@@ -305,13 +329,15 @@ def _crew(made: Parts) -> Crew:
         return load_policy(dataclasses.replace(made.config, policy=str(path)))
 
     stages = (*made.config.cycle.first, *made.config.cycle.stages)
-    reward = None
+    reward = words = None
     if "reward" in stages:
         if not isinstance(made.reference, NativePolicy):
             raise ConfigError("a reward model needs backend native; got transformers")
         how = made.config.cycle.reward
-        form, trunk = RewardConfig(ties=how.ties, template=how.template), made.reference
+        form, trunk = RewardConfig(ties=how.ties, template=how.template, pooled=how.pooled), made.reference
         reward = RewardEnsemble.build(lambda seed: RewardModel.of(trunk, form), how.members, k=how.caution)
+        if how.words:
+            words = RewardModel.of(trunk, RewardConfig(token_level=True), name="words")
     return Crew(
         config=made.config,
         env=made.env,
@@ -321,4 +347,7 @@ def _crew(made: Parts) -> Crew:
         load=load,
         champion=Champion(made.reference, load),
         reward=reward,
+        words=words,
+        instructions=_instructions(made) if "instruct" in stages else None,
+        recorded=made.recorded,
     )

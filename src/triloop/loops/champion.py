@@ -23,15 +23,25 @@ class Champion:
         self.generation = 0
         self.scores: Mapping[str, float] = {}
         """Gold value by prompt, on the gate's prompts; empty before the first gate."""
+        self.counters: Mapping[str, Mapping[str, float]] = {}
+        """Counter-metrics by name and prompt, of the same samples."""
 
-    def crown(self, policy: Policy, generation: int, scores: Mapping[str, float]) -> None:
+    def crown(
+        self,
+        policy: Policy,
+        generation: int,
+        scores: Mapping[str, float],
+        counters: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Take this policy, as it is now, for the one to beat."""
         self.policy, self.generation, self.scores = policy.frozen(), generation, dict(scores)
+        self.counters = {name: dict(values) for name, values in (counters or {}).items()}
 
     def save_state(self, folder: Path) -> None:
         """Weights and scores."""
         self.policy.save_pretrained(folder / "policy")
-        facts = {"generation": self.generation, "scores": dict(self.scores)}
+        counters = {name: dict(values) for name, values in self.counters.items()}
+        facts = {"generation": self.generation, "scores": dict(self.scores), "counters": counters}
         (folder / _FILE).write_text(json.dumps(facts))
 
     def load_state(self, folder: Path) -> None:
@@ -39,6 +49,7 @@ class Champion:
         try:
             facts = json.loads((folder / _FILE).read_text())
             self.generation, self.scores = facts["generation"], facts["scores"]
+            self.counters = facts["counters"]
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(
                 f"{folder / _FILE} cannot be read ({error}); delete this checkpoint's folder and resume again"

@@ -14,6 +14,7 @@ from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.stages import CycleConfig, plan
 from triloop.policies.sampling import Sampling
+from triloop.ternary.config import QUANTISERS
 
 __all__ = ["CurriculumConfig", "EnvConfig", "RunConfig", "from_mapping", "to_mapping"]
 
@@ -23,7 +24,8 @@ class EnvConfig:
     """Which task, and how hard."""
 
     name: str = "arithmetic"
-    """A world (arithmetic, countdown, sort, story-rules, story-hack), gsm8k, math, gym:TASK, or jsonl."""
+    """A world (arithmetic, attributes, attributes-ask, attributes-compare, countdown, sort, story-rules, story-hack),
+    gsm8k, math, gym:TASK, or jsonl; several joined by +, such as arithmetic+sort, are one task whose levels they are."""
     level: int | None = None
     """Difficulty in the task's own units; none is the task's default mixture."""
     data: str | None = None
@@ -36,10 +38,11 @@ class EnvConfig:
 class CurriculumConfig:
     """Which difficulty to train on, when the task has several."""
 
-    kind: Literal["mixture", "frontier"] = "mixture"
-    """``mixture`` is the task's default; ``frontier`` prefers levels solved about half the time (atlas A15)."""
+    kind: Literal["mixture", "frontier", "progress"] = "mixture"
+    """``mixture`` is the task's default; ``frontier`` prefers levels solved about half the time (atlas A15); ``progress``
+    those whose reward is changing fastest (atlas A49)."""
     floor: float = 0.05
-    """Least probability of any level under ``frontier``."""
+    """Least probability of any level under ``frontier`` and ``progress``."""
     memory: float = 0.9
     """Weight of the past in the running pass rate of a level, per round."""
 
@@ -92,6 +95,9 @@ class RunConfig:
     """With dynamic sampling: how many times a round may draw prompts to fill its groups."""
     reference_rows: int = 32
     """Completions a round on which drift from the original is measured when the objective does not need it on all."""
+    ternary: str = ""
+    """Give a policy in full precision weights -1, 0 and 1 before the run, by this quantiser: absmean, twn and others of
+    triloop.ternary.config; its weights train on behind the codes. Empty: as the policy comes."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
     eval_n: int = 512
@@ -137,6 +143,10 @@ class RunConfig:
         for name in ("token_budget", "eval_every", "canary_every", "lora_rank", "threads", "reference_rows"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.ternary and (self.ternary not in QUANTISERS or self.backend != "native" or self.lora_rank):
+            raise ConfigError(
+                f"ternary is {self.ternary!r}; expected one of {', '.join(QUANTISERS)}, with backend native and lora_rank 0"
+            )
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
         if not 0 < self.verifier_timeout < float("inf"):

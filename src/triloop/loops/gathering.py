@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from triloop import rng
 from triloop.envs.conditioned import with_condition
-from triloop.envs.world import TextWorld
+from triloop.envs.domains import teacher
 from triloop.errors import ConfigError, DataError, Interrupted
 from triloop.feedback.kinds import Pair, write
 from triloop.loops.assemble import continuation
@@ -16,37 +16,52 @@ from triloop.loops.commit import pause
 from triloop.loops.crew import Crew
 from triloop.loops.lineage import artifact, latest
 from triloop.loops.played import Played
+from triloop.loops.recorded import recorded
 from triloop.loops.rollout import draw_prompts
+from triloop.loops.routed import routed
 from triloop.loops.stages import Step
 from triloop.loops.state import LoopState, Workshop
 from triloop.policies.protocol import Tag
 from triloop.records import Completion, Episode, Prompt, completion_id
 from triloop.sources.verifier import check_failures
 
-__all__ = ["COLLECTED", "collect", "demonstrations", "oppose", "revise"]
+__all__ = ["COLLECTED", "Sampled", "collect", "demonstrations", "oppose", "revise", "sample_groups"]
 
 COLLECTED = "collect"
 """What judged samples that a later stage learns from are stored as."""
 
 
 def collect(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
-    """Sample, and let the source judge: each kind of feedback on its own share of the prompts."""
-    c = shop.config.cycle.collect
-    sampled = _sampled(shop, state, c.prompts, c.samples, c.condition if step.generation > 1 else "")
+    """Sample, and let the source judge: each kind of feedback on its own share of the prompts. What others have recorded
+    comes in addition, or instead."""
+    c = shop.config.cycle
+    old, cursor = recorded(shop, crew, state)
+    if c.collect.source == "recorded":
+        return _judged(shop, state, step, Sampled(cursor=cursor), old, 0.0, made_by="recorded")
+    condition = c.collect.condition if step.generation > 1 else ""
+    sampled = sample_groups(shop, state, c.collect.prompts, c.collect.samples, condition=condition)
     t0 = time.perf_counter()
     episodes: list[Episode] = []
-    for k, kind in enumerate(c.kinds):
-        mine = {p.id for p in sampled.prompts[k :: len(c.kinds)]}
-        chosen = [x for x in sampled.completions if x.prompt_id in mine]
-        if chosen:
-            episodes += crew.ask(c.source, kind, sampled.plain, chosen, state.round + 1)
-    return _judged(shop, state, step, sampled, episodes, time.perf_counter() - t0, made_by=c.source)
+    facts: dict[str, float] = {"recorded": float(len(old))} if c.recorded else {}
+    if c.collect.source == "routed":
+        episodes, shares = routed(crew, sampled.plain, sampled.completions, state.round + 1)
+        facts |= shares
+    else:
+        for k, kind in enumerate(c.collect.kinds):
+            mine = {p.id for p in sampled.prompts[k :: len(c.collect.kinds)]}
+            chosen = [x for x in sampled.completions if x.prompt_id in mine]
+            if chosen:
+                episodes += crew.ask(c.collect.source, kind, sampled.plain, chosen, state.round + 1)
+    sampled = dataclasses.replace(sampled, cursor={**sampled.cursor, **cursor})
+    seconds = time.perf_counter() - t0
+    played = _judged(shop, state, step, sampled, [*episodes, *old], seconds, made_by=c.collect.source)
+    return dataclasses.replace(played, metrics={**played.metrics, **facts})
 
 
 def revise(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     """The policy answers; a critic says what is wrong, a reviser writes it anew."""
     c = shop.config.cycle.revise
-    sampled = _sampled(shop, state, c.prompts, 1, "")
+    sampled = sample_groups(shop, state, c.prompts, 1)
     t0 = time.perf_counter()
     episodes = crew.revised(c.source, sampled.plain, sampled.completions, state.round + 1, times=c.times)
     return _judged(shop, state, step, sampled, episodes, time.perf_counter() - t0, made_by=c.source)
@@ -56,7 +71,7 @@ def oppose(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     """What the teacher writes, preferred to what the policy answers to the same requests."""
     c = shop.config.cycle.oppose
     first = dataclasses.replace(state, cursor={})  # the same requests in every generation
-    sampled = _sampled(shop, first, c.prompts, 1, "")
+    sampled = sample_groups(shop, first, c.prompts, 1)
     taught = _taught(shop, state, sampled.prompts, c.noise, 0)
     pairs = [
         dataclasses.replace(t, feedback=(write(Pair(1), source="teacher", about=(t.completion.id, own.id)),))
@@ -71,23 +86,28 @@ def oppose(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sampled:
-    prompts: Sequence[Prompt]
-    """As the policy saw them."""
-    plain: Mapping[str, Prompt]
-    """As the judge sees them, by the id of the former."""
-    completions: Sequence[Completion]
+class Sampled:
+    """Fresh samples, before anybody has judged them."""
+
     cursor: Mapping[str, int]
-    seconds: float
+    prompts: Sequence[Prompt] = ()
+    """As the policy saw them."""
+    plain: Mapping[str, Prompt] = dataclasses.field(default_factory=dict)
+    """As the judge sees them, by the id of the former."""
+    completions: Sequence[Completion] = ()
+    seconds: float = 0.0
 
 
-def _sampled(shop: Workshop, state: LoopState, n: int, samples: int, condition: str) -> _Sampled:
+def sample_groups(
+    shop: Workshop, state: LoopState, n: int, samples: int, *, condition: str = "", purpose: str = COLLECTED
+) -> Sampled:
+    """``samples`` completions of each of the next ``n`` prompts, which ask for ``condition`` where there is one."""
     c, cursor = shop.config, dict(state.cursor)
     drawn = draw_prompts(shop, state, cursor, n, set())
     if not drawn:
         raise DataError(f"{shop.env.name} has no train prompts; give it more problems")
     asked = [with_condition(p, c.cycle.condition_template, condition) if condition else p for p in drawn]
-    tag = Tag(seed=c.seed, round=state.round + 1, purpose=COLLECTED)
+    tag = Tag(seed=c.seed, round=state.round + 1, purpose=purpose)
     t0 = time.perf_counter()
     completions = shop.policy.sample(asked, samples, c.sampling, tag, interrupted=shop.interrupted)
     if shop.interrupted():
@@ -95,7 +115,7 @@ def _sampled(shop: Workshop, state: LoopState, n: int, samples: int, condition: 
         raise Interrupted(
             f"interrupted in round {state.round + 1}; `triloop resume {shop.run.path}` goes on from round {state.round}"
         )
-    return _Sampled(
+    return Sampled(
         prompts=asked,
         plain={a.id: dataclasses.replace(p, id=a.id) for a, p in zip(asked, drawn, strict=True)},
         completions=completions,
@@ -108,7 +128,7 @@ def _judged(
     shop: Workshop,
     state: LoopState,
     step: Step,
-    sampled: _Sampled,
+    sampled: Sampled,
     episodes: Sequence[Episode],
     seconds: float,
     *,
@@ -155,14 +175,15 @@ def demonstrations(shop: Workshop, state: LoopState) -> tuple[list[Episode], dic
 def _taught(shop: Workshop, state: LoopState, prompts: Sequence[Prompt], noise: float, of: int) -> list[Episode]:
     """A teacher's answers; ``of`` tells one set of them from another."""
     env, round = shop.env, state.round + 1
-    if not isinstance(env, TextWorld):
+    shows = teacher(env)
+    if shows is None:
         raise ConfigError(
             f"{env.name} has no teacher; leave out the stages that need one: oppose, and imitate on teacher"
         )
     draws = rng.generator(shop.config.seed, "teacher", of)
     written = []
     for p in prompts:
-        text = env.demonstration(p, draws, noise)
+        text = shows.demonstration(p, draws, noise)
         tokens = continuation(shop.policy, p, text)
         by_teacher = Completion(
             id=f"demonstration/{completion_id(round, p.id, 0)}",

@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from triloop import rng, stats
+from triloop import rng
 from triloop.envs.attributes import Attributes
 from triloop.envs.attributes_language import CLAUSES
 from triloop.envs.conditioned import with_condition
@@ -22,10 +22,13 @@ from triloop.errors import ConfigError, DataError
 from triloop.learn.mixture import resolve_mixture
 from triloop.learn.objective_config import MixtureConfig, ObjectiveConfig
 from triloop.learn.objective_table import resolve_objective
-from triloop.loops.assemble import Pool, conditioned, examples, reward_examples
+from triloop.loops.assemble import Pool, conditioned, examples, passages, reward_examples
+from triloop.loops.counters import mean_counters
 from triloop.loops.crew import Crew
-from triloop.loops.evaluate import evaluate
+from triloop.loops.densities import word_rewards
+from triloop.loops.gate import gate
 from triloop.loops.gathering import COLLECTED, collect, demonstrations, oppose, revise
+from triloop.loops.instruct import instruct
 from triloop.loops.learning import policy_gradient
 from triloop.loops.lineage import artifact, latest
 from triloop.loops.outcome import outcome_round
@@ -33,9 +36,9 @@ from triloop.loops.played import Play, Played
 from triloop.loops.stages import FEEDS, STAGES, Stage, Step, plan
 from triloop.loops.state import LoopState, Workshop
 from triloop.loops.study import study
-from triloop.policies.protocol import Tag
 from triloop.records import Episode, Feedback
 from triloop.sources.reward_config import RewardTraining
+from triloop.sources.reward_examples import RewardPair
 from triloop.store.codec import Row
 
 __all__ = ["PLAYS", "StagePlay", "staged"]
@@ -57,7 +60,7 @@ def staged(crew: Crew) -> Play:
             played,
             metrics={"round": float(state.round + 1), **played.metrics, **where},
             watched=step.stage == "improve",
-            kept=step.last and step.stage in ("imitate", "reward", "gate"),
+            kept=step.last and step.stage in ("imitate", "reward", "gate", "instruct"),
             held_out=step.last and step.stage in ("imitate", "prefer", "improve"),
         )
 
@@ -99,12 +102,15 @@ def _imitate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played
 
 
 def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
-    """Train the reward model on everything collected so far; audit it on the pairs that decided when to stop."""
+    """Train the reward model on what has been collected so far; audit it on the pairs that decided when to stop."""
     c = shop.config.cycle.reward
     assert crew.reward is not None
-    found = reward_examples(_pool(shop, state, step, step.generation))
+    pool = _pool(shop, state, step, step.generation if c.history is None else c.history)
+    found = reward_examples(pool)
     if not found:
-        raise DataError("no judgement collected so far compares two texts: nothing for a reward model to learn from")
+        raise DataError(
+            "no judgement collected so far compares texts or gives one a number: a reward model has nothing to learn from"
+        )
     optim = dataclasses.replace(RewardTraining().optim, lr=c.lr)
     training = RewardTraining(
         optim=optim,
@@ -116,10 +122,20 @@ def _reward(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
     )
     t0 = time.perf_counter()
     trained = crew.reward.learn(found, training=training)
+    marked = passages(pool) if crew.words is not None else []
+    if crew.words is not None and not marked:
+        raise DataError("no judgement collected so far marks a passage; let people be asked for spans or text as well")
+    more = (
+        {}
+        if crew.words is None
+        else {"words_held_loss": min(crew.words.learn(marked, training=training).held_losses, default=0.0)}
+    )
     seen = [{k: float(v) for k, v in dataclasses.asdict(t).items() if isinstance(v, float | int)} for t in trained]
-    facts = {f"reward_model_{k}": sum(one.get(k, 0.0) for one in seen) / len(seen) for k in seen[0]}
+    facts = {f"reward_model_{k}": sum(one.get(k, 0.0) for one in seen) / len(seen) for k in seen[0]} | more
+    pairs = sum(isinstance(x, RewardPair) for x in found)
+    counts = {"pairs": pairs, **({"ratings": len(found) - pairs} if len(found) > pairs else {})}
     parents = [id for id in (latest(shop, state, "feedback"), latest(shop, state, "reward")) if id]
-    row = artifact(state.round + 1, step, "reward", {"pairs": len(found), **facts}, parents=parents)
+    row = artifact(state.round + 1, step, "reward", {**counts, **facts}, parents=parents)
     return Played(
         metrics=facts,
         cursor=state.cursor,
@@ -153,11 +169,14 @@ def _improve(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played
     """A round of outcome feedback, paid by the judge that the cycle names; the learning-rate schedule is the stage's."""
     if step.index == 0:
         shop.policy.restart_from(shop.policy)  # a fresh optimiser
-    played = outcome_round(partial(policy_gradient, rounds_done=step.index))(shop, state)
+    dense = None if crew.words is None else partial(word_rewards, crew, shop.policy)
+    played = outcome_round(partial(policy_gradient, rounds_done=step.index, dense=dense))(shop, state)
+    counters = mean_counters(shop.config.cycle.counters, shop.env, played.episodes)
+    played = dataclasses.replace(played, metrics={**played.metrics, **counters})
     if not step.last:
         return played
     facts = {k: played.metrics[k] for k in ("reward", "kl", "length") if k in played.metrics}
-    more = [id for id in (latest(shop, state, "reward"),) if id and shop.config.cycle.judge == "reward"]
+    more = [id for id in (latest(shop, state, "reward"),) if id and shop.config.cycle.judge in ("reward", "hybrid")]
     return dataclasses.replace(played, rows=[_new_policy(shop, state, step, facts, more)])
 
 
@@ -191,37 +210,6 @@ def _new_policy(
     return artifact(state.round + 1, step, "policy", {"version": shop.policy.version, **facts}, parents=parents)
 
 
-# ---------------------------------------------------------------------- gate
-
-
-def _gate(shop: Workshop, crew: Crew, state: LoopState, step: Step) -> Played:
-    """Gold on canary prompts, paired with the last accepted generation's: a generation that is worse is put back."""
-    c, gate = shop.config, shop.config.cycle.gate
-    tag = Tag(seed=c.seed, round=0, purpose="gate")
-    seen = evaluate(shop.policy, shop.env, gate.n, c.sampling, tag, split="canary", level=c.env.level)
-    now = {e.prompt.id: float(e.reward or 0.0) for e in seen.episodes}
-    old = crew.champion.scores
-    facts = {"gate_value": seen.value, "gate_accepted": 1.0}
-    told = {"accepted": True, "value": seen.value, "ci95": [seen.low, seen.high], "n": seen.n}
-    if old:
-        both = [(old[k], v) for k, v in now.items() if k in old]
-        change = stats.paired_difference([new for _, new in both], [was for was, _ in both], seed=c.seed)
-        facts |= {"gate_change": change.value, "gate_low": change.low, "gate_high": change.high}
-        told |= {"change": change.value, "change_ci95": [change.low, change.high]}
-        if change.high < -gate.margin:
-            facts["gate_accepted"], told["accepted"] = 0.0, False
-    parents = [id for id in (latest(shop, state, "policy"),) if id]
-    row = artifact(state.round + 1, step, "gate", told, parents=parents)
-    rows = [row]
-    if told["accepted"]:
-        crew.champion.crown(shop.policy, step.generation, now)
-    else:
-        shop.policy.restart_from(crew.champion.policy)
-        back = {"put back to generation": crew.champion.generation}
-        rows.append(artifact(state.round + 1, step, "policy", back, parents=[row.id]))
-    return Played(metrics=facts, cursor=state.cursor, rows=rows)
-
-
 PLAYS: Mapping[Stage, StagePlay] = MappingProxyType(
     {
         "imitate": _imitate,
@@ -231,7 +219,8 @@ PLAYS: Mapping[Stage, StagePlay] = MappingProxyType(
         "reward": _reward,
         "prefer": _prefer,
         "improve": _improve,
-        "gate": _gate,
+        "gate": gate,
+        "instruct": instruct,
     }
 )
 """How each stage plays a round."""

@@ -12,7 +12,7 @@ from triloop.guards.base import Watch
 from triloop.guards.stack import decide, watch
 from triloop.loops.commit import commit_checkpoint, commit_round, roll_back
 from triloop.loops.config import RunConfig
-from triloop.loops.curriculum import updated_rates
+from triloop.loops.curriculum import followed
 from triloop.loops.evaluate import Evaluation, evaluate
 from triloop.loops.learning import tightened
 from triloop.loops.measure import canary
@@ -66,7 +66,7 @@ def improve(shop: Workshop, state: LoopState, play: Play) -> LoopState:
             metrics,
             cursor=played.cursor,
             tokens=state.tokens + played.tokens,
-            pass_rates=updated_rates(state.pass_rates, played.episodes, c.curriculum.memory),
+            **followed(state.pass_rates, state.trends, played.episodes, c.curriculum.memory),
             alarms=_recent(state, verdicts, c.guards.window),
             lr_scale=tightened(state.lr_scale, verdicts),
         )

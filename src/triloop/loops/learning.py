@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from triloop import rng
 from triloop.learn.batch import Batch, minibatches
@@ -13,9 +13,11 @@ from triloop.learn.update import policy_loss
 from triloop.loops.state import LoopState, Workshop
 from triloop.records import Episode, Verdict
 
-__all__ = ["expert_iteration", "policy_gradient", "take_steps", "tightened"]
+__all__ = ["Dense", "expert_iteration", "policy_gradient", "take_steps", "tightened"]
 
 Metrics = dict[str, float]
+Dense = Callable[[Sequence[Episode]], Sequence[Sequence[float]]]
+"""Rewards of single tokens, one row per episode, one number per token of its completion."""
 
 _TIGHTEST = 1 / 8
 """Of the schedule's learning rate. A run that a guard keeps asking to be careful still learns, and can come back."""
@@ -29,13 +31,19 @@ def tightened(scale: float, verdicts: Sequence[Verdict]) -> float:
 
 
 def policy_gradient(
-    shop: Workshop, state: LoopState, episodes: Sequence[Episode], *, rounds_done: int | None = None
+    shop: Workshop,
+    state: LoopState,
+    episodes: Sequence[Episode],
+    *,
+    rounds_done: int | None = None,
+    dense: Dense | None = None,
 ) -> Mapping[str, float]:
     """Credit, then ``updates_per_round`` passes of ``minibatches`` optimiser steps over the round's samples.
 
     The schedule is ``config.rounds`` rounds long. It stands where the policy's version says, or after ``rounds_done``.
+    ``dense`` rewards come on top of the episodes' own.
     """
-    batch, figures = _credited(shop, episodes)
+    batch, figures = _credited(shop, episodes, None if dense is None else dense(episodes))
     if batch is None:
         return {**figures, "updates": 0.0}
     total = shop.config.rounds * _steps(shop)
@@ -57,7 +65,9 @@ def _steps(shop: Workshop) -> int:
     return shop.algorithm.updates_per_round * shop.algorithm.minibatches
 
 
-def _credited(shop: Workshop, episodes: Sequence[Episode]) -> tuple[Batch | None, Metrics]:
+def _credited(
+    shop: Workshop, episodes: Sequence[Episode], dense: Sequence[Sequence[float]] | None = None
+) -> tuple[Batch | None, Metrics]:
     algorithm, temperature = shop.algorithm, shop.config.sampling.temperature
     items = [(e.completion.prompt_tokens, e.completion.tokens) for e in episodes]
     reference = shop.reference.logprobs(items, temperature=temperature) if algorithm.needs_reference else None
@@ -70,6 +80,7 @@ def _credited(shop: Workshop, episodes: Sequence[Episode]) -> tuple[Batch | None
         reference=reference,
         values=values,
         logp_learner=learner,
+        dense=dense,
     )
 
 

@@ -11,7 +11,7 @@ from triloop.store.codec import Row
 
 __all__ = ["Thing", "artifact", "latest"]
 
-Thing = Literal["policy", "reward", "feedback", "gate"]
+Thing = Literal["policy", "reward", "feedback", "judge", "gate"]
 
 
 def artifact(round: int, step: Step, thing: Thing, facts: Mapping[str, Any], *, parents: Sequence[str]) -> Row:

@@ -83,8 +83,18 @@ def round_metrics(
         "judge_failures": seen["judge_failures"],
         # The judge's own scale, whatever the learner was paid: guards and readers compare it with the gold judge's.
         **_judged(episodes),
+        **(_levels(episodes) if shop.config.curriculum.kind != "mixture" else {}),
         **drift(shop, episodes),
     }
+
+
+def _levels(episodes: Sequence[Episode]) -> dict[str, float]:
+    """``share_level_K`` and ``reward_level_K``: what a curriculum practised, and how that was paid."""
+    seen: dict[int, list[float]] = {}
+    for e in episodes:
+        seen.setdefault(e.prompt.level, []).append(0.0 if e.reward is None else e.reward)
+    shares = {f"share_level_{k}": len(v) / len(episodes) for k, v in sorted(seen.items())}
+    return {**shares, **{f"reward_level_{k}": sum(v) / len(v) for k, v in sorted(seen.items())}}
 
 
 def _judged(episodes: Sequence[Episode]) -> dict[str, float]:

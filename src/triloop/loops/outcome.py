@@ -11,7 +11,7 @@ from triloop.errors import Interrupted, JudgeError
 from triloop.guards.base import Watch
 from triloop.loops.ahead import Ahead
 from triloop.loops.commit import pause
-from triloop.loops.curriculum import updated_rates
+from triloop.loops.curriculum import followed
 from triloop.loops.measure import round_metrics
 from triloop.loops.played import Play, Played
 from triloop.loops.rollout import Rollout, rollout
@@ -69,8 +69,8 @@ def _rolled(shop: Workshop, state: LoopState, roll: Callable[[Workshop, LoopStat
 
 def _following(shop: Workshop, state: LoopState, rolled: Rollout) -> LoopState:
     """As much of the next state as sampling looks at: it is known before the update."""
-    rates = updated_rates(state.pass_rates, rolled.episodes, shop.config.curriculum.memory)
-    return state.after({}, cursor=rolled.cursor, tokens=state.tokens + rolled.tokens, pass_rates=rates)
+    levels = followed(state.pass_rates, state.trends, rolled.episodes, shop.config.curriculum.memory)
+    return state.after({}, cursor=rolled.cursor, tokens=state.tokens + rolled.tokens, **levels)
 
 
 def screened(shop: Workshop, round: int, episodes: Sequence[Episode]) -> list[Episode]:

@@ -45,7 +45,7 @@ def draw_prompts(shop: Workshop, state: LoopState, cursor: dict[str, int], n: in
         c.curriculum,
         c.env.level,
         shop.env.levels,
-        state.pass_rates,
+        (state.pass_rates, state.trends),
         n,
         rng.key(c.seed, "levels", state.round, len(taken)),
     )

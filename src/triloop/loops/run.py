@@ -102,7 +102,8 @@ def resume(
         if saved is not None and _ended(run, config, state):
             return _again(run, state)
         with parts(config) as made:
-            other = _differences(run, {"policy_sha256": made.machine["policy_sha256"]})
+            inputs = {k: made.machine[k] for k in ("policy_sha256", "recorded_sha256") if k in made.machine}
+            other = _differences(run, inputs)
             _refuse(run, other, allow_changed)
             shop = workshop(made, run, progress, asked)
             if saved is not None:

@@ -14,6 +14,16 @@ from typing import Literal
 
 from triloop.errors import ConfigError
 from triloop.learn.objective_config import ObjectiveConfig, ObjectiveName
+from triloop.loops.asked import (
+    HybridConfig,
+    JudgeConfig,
+    Kind,
+    Payer,
+    PeopleConfig,
+    RouteConfig,
+    Source,
+    UsersConfig,
+)
 from triloop.sources.reward_config import Ties
 
 __all__ = [
@@ -22,26 +32,32 @@ __all__ = [
     "CollectConfig",
     "CycleConfig",
     "GateConfig",
+    "HybridConfig",
     "ImitateConfig",
+    "InstructConfig",
     "JudgeConfig",
+    "Kind",
     "OpposeConfig",
+    "Payer",
     "PeopleConfig",
     "PreferConfig",
     "RewardStageConfig",
     "ReviseConfig",
+    "RouteConfig",
     "Source",
     "Stage",
     "Step",
     "StepsConfig",
+    "UsersConfig",
     "plan",
 ]
 
-Stage = Literal["imitate", "collect", "revise", "oppose", "reward", "prefer", "improve", "gate"]
-STAGES: tuple[Stage, ...] = ("imitate", "collect", "revise", "oppose", "reward", "prefer", "improve", "gate")
+Stage = Literal["imitate", "collect", "revise", "oppose", "reward", "prefer", "improve", "gate", "instruct"]
+STAGES: tuple[Stage, ...] = (
+    *("imitate", "collect", "revise", "oppose", "reward", "prefer", "improve", "gate", "instruct"),
+)
 FEEDS: tuple[Stage, ...] = ("collect", "revise", "oppose")
 """Stages whose judged samples later ones learn from."""
-Source = Literal["task", "people", "judge", "self", "reward"]
-Kind = Literal["scalar", "ternary", "pair", "ranking", "spans", "text", "edit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,64 +112,13 @@ class CollectConfig:
     samples: int = 2
     """Completions of each prompt."""
     source: Source = "people"
-    """Who judges: the task's verifier, simulated people, a judge on the original policy, one on the present policy, or the
-    reward model."""
+    """Who judges: the task's verifier, simulated people, users by their reactions, a judge on the original policy, one on
+    the present policy, the reward model, verifier and reward model together (``hybrid``), or a cheap judge and people by
+    difficulty, doubt and price (``routed``). ``recorded`` samples nothing, and takes judgements from ``cycle.recorded``."""
     kinds: tuple[Kind, ...] = ("pair",)
-    """What is asked for. Each prompt gets one of these, in turn."""
+    """What is asked for. Each prompt gets one of these, in turn; of ``routed`` and ``recorded`` it asks nothing."""
     condition: str = ""
     """Feedback that the samples are asked to earn from the second generation on, such as ``good``; empty: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeopleConfig:
-    """Simulated people: what the task measures, seen through bias and noise."""
-
-    number: int = 1
-    """How many judge each item. Scores and pairs are aggregated; a ranking, critique or edit is asked of one in turn."""
-    aggregate: Literal["majority", "mean", "crowd"] = "majority"
-    """How several judgements become one: by majority, by mean, or by Dawid and Skene's model of who can be trusted."""
-    flip: float = 0.1
-    """Share of judgements that are turned round."""
-    noise: float = 0.0
-    """Scale of logistic noise on utilities, which run from -1 to 1."""
-    tie: float = 0.05
-    """Difference of utility below which a person sees none."""
-    unskilled: float = 0.0
-    """Share of the people who answer at random."""
-    length_bias: float = 0.0
-    """Utility that ten further words seem to add."""
-    distractor_bias: float = 0.0
-    """Utility that each distracting word seems to add."""
-    price: float = 1.0
-    """Of one judgement."""
-
-    def __post_init__(self) -> None:
-        if self.number < 1:
-            raise ConfigError(f"cycle.people.number is {self.number}; expected at least 1")
-        if not 0 <= self.unskilled <= 1:
-            raise ConfigError(f"cycle.people.unskilled is {self.unskilled}; expected 0 to 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """A judge that is itself a language model."""
-
-    policy: str = ""
-    """Its directory; empty is the policy as it was at the start."""
-    constitution: str | None = None
-    """YAML file of principles; none is the task's own, where it has one."""
-    principles: tuple[str, ...] = ()
-    """Names of the principles that it goes by; none is all."""
-    both_orders: bool = True
-    """Whether it sees each pair in both orders."""
-    inconsistent: Literal["tie", "average"] = "tie"
-    """What a pair is on which its two orders disagree: a tie, or whatever the mean of both probabilities says."""
-    reasoning: bool = False
-    """Whether it writes its reasons before the verdict."""
-    form: Literal["rubric", "yes_no"] = "rubric"
-    """How it gives a number: a mark of +1, 0 or -1 for each principle, or the mean of its probabilities of yes (ZYN)."""
-    price: float = 0.0
-    """Of a token read or written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +165,22 @@ class RewardStageConfig:
     template: str = ""
     """What the reward model reads, with ``{request}`` and ``{response}`` in it, for a policy that has learned to judge when
     it is asked; empty: request and response as the policy wrote them."""
+    pooled: float = 0.0
+    """Scale of what every token of the response says, averaged, beside the score that is read at its end. Without a
+    ``template`` it tells much more from few pairs (docs/log.md)."""
     members: int = 1
     """Reward models in the ensemble; with several, the mean less ``caution`` standard deviations is paid."""
     caution: float = 1.0
     """See ``members``."""
     held_out: float = 0.1
     """Share of the prompts whose pairs decide when to stop, and make the audit."""
+    history: int | None = None
+    """Generations before this one whose pairs are learned from again; None: all. The weights go on from where they are, so
+    that a few are enough, and spare time, where there are many generations."""
+    words: float = 0.0
+    """Weight of a second reward model, of a density of its own: it marks every token, as critiques and marked passages
+    taught it, and is paid where the token stands; the score of the whole is paid at the end (arXiv:2306.01693). 0: none.
+    Needs algorithm ppo, whose value head credits what still comes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +207,33 @@ class GateConfig:
     """Prompts, the same each time, so that generations compare pairwise."""
     margin: float = 0.0
     """A generation is refused when it is worse than the last accepted one by more than this, with 95 % confidence."""
+    counter_margin: float = 0.02
+    """So it is when one of ``cycle.counters`` has fallen by more than this, with 95 % confidence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructConfig:
+    """Stage ``instruct``: what does the judge go by? Sets of principles are tried on pairs that people have compared, those
+    that agreed best so far more often than others, and the best one judges from then on. Nothing else learns from these."""
+
+    rounds: int = 1
+    """Rounds of the stage."""
+    prompts: int = 32
+    """Pairs of a round, each of one prompt, that people compare."""
+    tried: int = 4
+    """Sets that are tried in a round."""
+    sets: tuple[str, ...] = ()
+    """Names of principles joined by +, one entry a set; none is all together, and all but each."""
+    memory: float = 0.9
+    """Weight of what was counted before, per round: the policy changes, and with it what is hard to judge."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.tried < 1:
+            raise ConfigError(
+                f"cycle.instruct has prompts {self.prompts} and tried {self.tried}; expected at least 1 of each"
+            )
+        if not 0 < self.memory <= 1:
+            raise ConfigError(f"cycle.instruct.memory is {self.memory}; expected above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +244,14 @@ class CycleConfig:
     """Stages before the first generation, once."""
     stages: tuple[Stage, ...] = ()
     """Stages of every generation."""
-    judge: Source = "reward"
+    judge: Payer = "reward"
     """Who pays in the rounds of ``improve``."""
+    counters: tuple[str, ...] = ()
+    """Counter-metrics, shares that must not fall while pay rises: parts of the task's gold (such as ``clean``), or
+    ``plain``, answers without a charming word. Guard ``counter`` and stage ``gate`` watch them; nobody learns from them."""
+    recorded: str = ""
+    """A file that ``triloop import`` wrote, or any that it reads: each round of ``collect`` takes so many of its items as
+    ``cycle.collect.prompts`` says, in order and from the start again, and later stages learn from what was said of them."""
     condition: str = ""
     """Feedback that the policy is asked to earn in held-out checks after the first round, such as ``good``."""
     condition_template: str = "{control} ; {request}"
@@ -255,7 +263,11 @@ class CycleConfig:
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
     prefer: PreferConfig = field(default_factory=PreferConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    instruct: InstructConfig = field(default_factory=InstructConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
+    users: UsersConfig = field(default_factory=UsersConfig)
+    route: RouteConfig = field(default_factory=RouteConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
     ai: JudgeConfig = field(default_factory=JudgeConfig)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,8 @@ class LoopState:
     """Metrics of each round, oldest first."""
     pass_rates: Mapping[str, float] = field(default_factory=dict)
     """Running pass rate by level, for the curriculum."""
+    trends: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Fast and slow running mean of the reward by level, for the curriculum."""
     anchor: int = 0
     """Round of the last checkpoint that an uninterrupted run has too. Only to such a one does a guard go back: those that
     an interruption leaves in between change nothing."""
@@ -106,7 +108,9 @@ def load_state(folder: Path) -> LoopState:
     """Read what ``save_state`` wrote."""
     try:
         values = json.loads((folder / _FILE).read_text())
-        return LoopState(**{**values, "history": tuple(values["history"]), "alarms": tuple(values["alarms"])})
+        values |= {name: tuple(values[name]) for name in ("history", "alarms")}
+        values["trends"] = {level: tuple(means) for level, means in values.get("trends", {}).items()}
+        return LoopState(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(
             f"{folder / _FILE} cannot be read ({error}); delete this checkpoint's folder and resume again"

@@ -8,6 +8,7 @@ from triloop.loops.config import EnvConfig, RunConfig
 from triloop.loops.stages import (
     CollectConfig,
     CycleConfig,
+    GateConfig,
     ImitateConfig,
     JudgeConfig,
     PeopleConfig,
@@ -19,6 +20,7 @@ from triloop.policies.sampling import Sampling
 
 __all__ = [
     "READS",
+    "attributes",
     "constitutional",
     "feedback_conditional",
     "iterative_dpo",
@@ -35,7 +37,7 @@ READS = "judge {request} {response} ; overall ?"
 response to the request. Written out, because that module loads numpy and ``triloop run --help`` must not."""
 
 
-def _attributes(recipe: str, cycle: CycleConfig, **changes: object) -> RunConfig:
+def attributes(recipe: str, cycle: CycleConfig, **changes: object) -> RunConfig:
     """A run on the attribute world, whose quality nobody sees but those who are asked."""
     plain: dict[str, object] = {
         "recipe": recipe,
@@ -60,7 +62,7 @@ def rlhf() -> RunConfig:
 
     InstructGPT (arXiv:2203.02155), with the refresh of iterated RLHF (arXiv:2204.05862 section 4.5).
     """
-    return _attributes(
+    return attributes(
         "rlhf",
         CycleConfig(
             first=("imitate",),
@@ -77,24 +79,30 @@ def rlhf() -> RunConfig:
 
 
 def rlhf_stories() -> RunConfig:
-    """The same for a story model of one's own: people compare stories by the rules that they keep, on a short leash."""
+    """The same for a story model of one's own: people compare stories by the rules that they keep, on a short leash.
+
+    The comparisons before the first generation are there because a reward model that has seen too few leads astray; the
+    generations are short because it is right only about stories like those that it has seen (docs/log.md).
+    """
     return RunConfig(
         recipe="rlhf",
         loop="generations",
         policy="",
         env=EnvConfig(name="story-rules"),
         cycle=CycleConfig(
+            first=("collect",) * 4,
             stages=("collect", "reward", "improve", "gate"),
-            collect=CollectConfig(prompts=224, samples=4, source="people", kinds=("pair",)),
+            collect=CollectConfig(prompts=96, samples=4, source="people", kinds=("pair",)),
             people=PeopleConfig(flip=0.05, tie=0.01),
-            reward=RewardStageConfig(epochs=8),
+            reward=RewardStageConfig(epochs=1, pooled=4.0, history=2),
             judge="reward",
+            gate=GateConfig(n=96),
         ),
-        algorithm=AlgorithmConfig(name="dapo", kl_coef=0.05),
-        optim=OptimConfig(lr=5e-4, warmup_steps=5),
+        algorithm=AlgorithmConfig(name="dapo", kl_coef=0.1),
+        optim=OptimConfig(lr=3e-4, warmup_steps=2),
         sampling=Sampling(max_tokens=128, slots=192),
-        generations=4,
-        rounds=10,
+        generations=6,
+        rounds=5,
         prompts_per_round=24,
         group_size=8,
         max_draws=1,
@@ -109,7 +117,7 @@ def constitutional() -> RunConfig:
 
     Bai et al. 2022, arXiv:2212.08073.
     """
-    return _attributes(
+    return attributes(
         "constitutional",
         CycleConfig(
             first=("revise", "imitate"),
@@ -130,7 +138,7 @@ def online_ai_feedback() -> RunConfig:
 
     OAIF, arXiv:2402.04792.
     """
-    return _attributes(
+    return attributes(
         "online-ai-feedback",
         CycleConfig(
             stages=("collect", "prefer"),
@@ -149,7 +157,7 @@ def iterative_dpo() -> RunConfig:
 
     Iterative DPO (arXiv:2312.16682); ties after Davidson (1970).
     """
-    return _attributes(
+    return attributes(
         "iterative-dpo",
         CycleConfig(
             stages=("collect", "prefer", "gate"),
@@ -167,7 +175,7 @@ def self_rewarding() -> RunConfig:
 
     Self-rewarding language models, arXiv:2401.10020.
     """
-    return _attributes(
+    return attributes(
         "self-rewarding",
         CycleConfig(
             stages=("collect", "prefer", "gate"),
@@ -184,7 +192,7 @@ def spin() -> RunConfig:
     """Self-play: a teacher's demonstrations against the policy's own answers to the same requests, generation after
     generation, until it cannot tell them apart. SPIN, arXiv:2401.01335.
     """
-    return _attributes(
+    return attributes(
         "spin",
         CycleConfig(
             stages=("oppose", "prefer"),
@@ -202,7 +210,7 @@ def feedback_conditional() -> RunConfig:
 
     Feedback-conditional policy, arXiv:2509.22638.
     """
-    return _attributes(
+    return attributes(
         "feedback-conditional",
         CycleConfig(
             stages=("collect", "imitate"),
@@ -217,7 +225,7 @@ def feedback_conditional() -> RunConfig:
 
 def mixed() -> RunConfig:
     """Numbers, pairs with ties, written critique and edits, a quarter of the prompts each, learned from in one batch."""
-    return _attributes(
+    return attributes(
         "mixed",
         CycleConfig(
             stages=("collect", "prefer", "gate"),

@@ -11,13 +11,14 @@ from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig
 from triloop.policies.sampling import Sampling
-from triloop.recipes import generations
+from triloop.recipes import feedback, generations
 
 __all__ = [
     "RECIPES",
     "Recipe",
     "arithmetic",
     "countdown",
+    "countdown_ternary",
     "demo",
     "frontier",
     "gsm8k",
@@ -91,6 +92,11 @@ def countdown() -> RunConfig:
         group_size=8,
         max_draws=1,
     )
+
+
+def countdown_ternary() -> RunConfig:
+    """The same task and budget for a policy of weights -1, 0 and 1, whose rollouts run on packed weights."""
+    return replace(countdown(), recipe="countdown-ternary", policy="base:countdown-ternary")
 
 
 def sort() -> RunConfig:
@@ -182,6 +188,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 summary="reach a target with given numbers: search and check in writing",
                 config=countdown,
             ),
+            Recipe(
+                name="countdown-ternary",
+                summary="countdown by a policy of weights -1, 0 and 1, sampled from packed weights",
+                config=countdown_ternary,
+            ),
             Recipe(name="sort", summary="sort letters and digits", config=sort),
             Recipe(
                 name="frontier",
@@ -233,6 +244,36 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 name="mixed",
                 summary="+1/0/-1, pairs with ties, critiques and edits in the same batches",
                 config=generations.mixed,
+            ),
+            Recipe(
+                name="user-reactions",
+                summary="RL from users' reactions, with counter-metrics that must not fall",
+                config=feedback.user_reactions,
+            ),
+            Recipe(
+                name="routed-feedback",
+                summary="a budget buys people's word where a cheap judge is unsure, the kind by difficulty",
+                config=feedback.routed_feedback,
+            ),
+            Recipe(
+                name="multi-domain",
+                summary="to answer and to judge at once, each practised where progress is",
+                config=feedback.multi_domain,
+            ),
+            Recipe(
+                name="hero",
+                summary="a verifier's word first, a reward model's shades within it",
+                config=feedback.hero,
+            ),
+            Recipe(
+                name="densities",
+                summary="PPO on a reward model for the whole and one for every word",
+                config=feedback.densities,
+            ),
+            Recipe(
+                name="learned-judge",
+                summary="a bandit learns by which principles an AI judge agrees with people",
+                config=feedback.learned_judge,
             ),
             Recipe(name="planted", summary="arithmetic with a verifier that pays what it cannot read", config=planted),
             Recipe(

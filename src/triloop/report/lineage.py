@@ -9,8 +9,8 @@ from triloop.report.markup import esc
 
 __all__ = ["draw_lineage"]
 
-_LANES = {"policy": 0, "feedback": 1, "reward": 2, "gate": 3}
-_NAMES = {"policy": "policy", "feedback": "judgements", "reward": "reward model", "gate": "gate"}
+_LANES = {"policy": 0, "feedback": 1, "reward": 2, "judge": 3, "gate": 4}
+_NAMES = {"policy": "policy", "feedback": "judgements", "reward": "reward model", "judge": "judge", "gate": "gate"}
 _WIDE, _HIGH, _STEP, _LANE, _LEFT = 150, 40, 172, 66, 96
 _MOST = 60
 """Things that are drawn; of a longer run the last ones."""
@@ -61,7 +61,10 @@ def _words(a: Mapping[str, Any]) -> tuple[str, str]:
         return f"{facts['judgements']:,} by {facts['source']}", str(facts["kinds"])[:24]
     if a["thing"] == "reward":
         right = facts.get("reward_model_held_accuracy")
-        return f"{facts['pairs']:,} pairs", "" if right is None else f"held-out accuracy {right:.2f}"
+        told = f"{facts['pairs']:,} pairs" if facts["pairs"] else f"{facts.get('ratings', 0):,} ratings"
+        return told, "" if right is None else f"held-out accuracy {right:.2f}"
+    if a["thing"] == "judge":
+        return str(facts["principles"])[:24], f"agreement {facts['agreement']:.2f}"
     if a["thing"] == "gate":
         return ("accepted" if facts["accepted"] else "refused"), f"gold {facts['value']:.3f}"
     return f"{a['stage']}, {where}", f"{facts['version']:,} steps" if "version" in facts else "put back"
@@ -81,6 +84,12 @@ def _short(value: object) -> str:
 
 def _spoken(artifacts: Sequence[Mapping[str, Any]]) -> str:
     counts = {t: sum(a["thing"] == t for a in artifacts) for t in _LANES}
-    names = {"policy": "policies", "feedback": "heaps of judgements", "reward": "reward models", "gate": "gates"}
+    names = {
+        "policy": "policies",
+        "feedback": "heaps of judgements",
+        "reward": "reward models",
+        "judge": "choices of principles",
+        "gate": "gates",
+    }
     told = ", ".join(f"{n} {names[t]}" for t, n in counts.items() if n)
     return f"Lineage: {told}; each with what it was made from"

@@ -26,6 +26,9 @@ class RewardConfig:
     """The score is this weighted sum of attributes, which then learn from pairs too; None: it is an output of its own."""
     token_level: bool = False
     """One more output, of every token, that learns from marked passages."""
+    pooled: float = 0.0
+    """Scale of what every token of the text says, averaged, beside what is read at its end; 0: the end alone. A state that
+    must have kept count of a whole text learns slowly from some hundred pairs; its tokens each know their own part."""
     template: str = ""
     """What the network reads instead of prompt and text, with ``{request}`` and ``{response}`` in it; the score is then
     read where the template ends. For a policy that can already judge when it is asked."""
@@ -55,15 +58,15 @@ class RewardConfig:
                 f"{', '.join(self.attributes) or '(there are none)'}"
             )
         check_names("template", (self.template,), ("request", "response"))
-        if self.template and ("{response}" not in self.template or self.token_level):
+        if self.template and ("{response}" not in self.template or self.per_token):
             raise ConfigError(
-                f"template={self.template!r} with token_level={self.token_level}: expected {{response}} in it, and no "
-                "output per token, whose place in a template nobody knows"
+                f"template={self.template!r} with token_level={self.token_level} and pooled={self.pooled}: expected "
+                "{response} in it, and no output per token, whose place in a template nobody knows"
             )
         least = 1.0 if self.ties == "rao_kupper" else 0.0
         if self.tie_nu is not None and not least < self.tie_nu < math.inf:
             raise ConfigError(f"tie_nu={self.tie_nu}: expected a finite number above {least:g} with ties={self.ties}")
-        for name in ("prior_gain", "prior_l2", "centring"):
+        for name in ("prior_gain", "prior_l2", "centring", "pooled"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a finite number, at least 0")
 
@@ -73,9 +76,14 @@ class RewardConfig:
         return ("score", *self.attributes)
 
     @property
+    def per_token(self) -> bool:
+        """Whether every token of the text has an output."""
+        return self.token_level or self.pooled > 0
+
+    @property
     def outputs(self) -> int:
-        """Width of the head: the score, the attributes, and the one for tokens."""
-        return len(self.names) + self.token_level
+        """Width of the head: the score and the attributes, once more as tokens have them, and the one for passages."""
+        return len(self.names) * (1 + (self.pooled > 0)) + self.token_level
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,11 @@ from triloop.errors import ConfigError, DataError, ModelError
 from triloop.feedback.kinds import Pair, Scalar, Spans, write
 from triloop.learn.batch import TokenOutputs, micro_batches
 from triloop.nn.decoder import Decoder
-from triloop.nn.hf_io import load_pretrained, save_pretrained
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.devices import exact
 from triloop.policies.learner import Learner, LearnerSettings
 from triloop.policies.native import NativePolicy
+from triloop.policies.ternary import load_directory, save_directory
 from triloop.records import Feedback, Prompt
 from triloop.sources.reward_audit import Audit, audit_scores
 from triloop.sources.reward_config import RewardConfig, RewardTraining
@@ -71,7 +71,7 @@ class RewardModel:
             tokenizer=tokenizer,
             positions=decoder.config.max_positions,
             vocab_size=decoder.config.vocab_size,
-            token_level=self.config.token_level,
+            per_token=self.config.per_token,
             template=self.config.template,
         )
         if self.config.answers is not None:
@@ -85,7 +85,7 @@ class RewardModel:
     @classmethod
     def load(cls, path: str | Path, config: RewardConfig | None = None, **options: Any) -> RewardModel:
         """On the weights of a policy's directory. ``options`` as of the constructor."""
-        decoder, tokenizer = load_pretrained(Path(path))
+        decoder, tokenizer = load_directory(path)
         return cls(bare_copy(decoder), tokenizer, config, **options)
 
     @classmethod
@@ -254,7 +254,7 @@ class RewardModel:
     def save_state(self, folder: Path) -> None:
         """Everything that judging, and learning on, need; ``trunk`` in it is a Hugging Face directory."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_pretrained(folder / "trunk", self.network.decoder, self.tokenizer)
+        save_directory(folder / "trunk", self.network.decoder, self.tokenizer)
         torch.save(self._state() | {"config": asdict(self.config)}, folder / "reward.pt")
 
     def load_state(self, folder: Path) -> None:
@@ -264,7 +264,7 @@ class RewardModel:
             raise ModelError(
                 f"{folder} holds a reward model of another form, {state['config']}; build it as it was saved"
             )
-        self.network.decoder.load_state_dict(load_pretrained(folder / "trunk")[0].state_dict())
+        self.network.decoder.load_state_dict(load_directory(folder / "trunk")[0].state_dict())
         self._take(state)
 
     def _state(self) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from triloop.nn.decoder import Decoder
-from triloop.nn.lora import effective_state
+from triloop.nn.lora import merge_lora
 from triloop.policies.native import NativeNetwork
+from triloop.policies.ternary import twin
 from triloop.sources.reward_config import RewardConfig
 from triloop.sources.reward_features import SparseRows
 
@@ -91,8 +92,8 @@ class RewardNetwork(nn.Module):
 
 def bare_copy(decoder: Decoder) -> Decoder:
     """A decoder of its own with these weights, adapters merged, without a value head."""
-    copy = Decoder(decoder.config).to(decoder.device, decoder.dtype)
-    copy.load_state_dict({k: x for k, x in effective_state(decoder).items() if not k.startswith("value_head.")})
+    copy = merge_lora(twin(decoder))
+    copy.value_head = None
     return copy
 
 

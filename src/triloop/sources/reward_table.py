@@ -41,7 +41,7 @@ class Encoder:
     tokenizer: Tokenizer
     positions: int
     vocab_size: int
-    token_level: bool = False
+    per_token: bool = False
     template: str = ""
 
     @property
@@ -61,7 +61,7 @@ class Encoder:
 
     def _row(self, prompt: Sequence[int], text: Sequence[int]) -> Encoded:
         whole = [*prompt, *text, self.end][-self.positions :]
-        if not self.token_level:
+        if not self.per_token:
             return whole, [self.end]
         answer = min(len(text) + 1, len(whole) - 1)
         return (whole[:-answer], [*whole[-answer:], self.end]) if answer else (whole, [self.end])
@@ -226,7 +226,7 @@ def table_of(
 
 
 def _signs(example: RewardExample, encoder: Encoder, row: Encoded) -> tuple[float, ...] | None:
-    if isinstance(example, RewardPair) or example.spans is None or not encoder.token_level:
+    if isinstance(example, RewardPair) or example.spans is None or not encoder.per_token:
         return None
     return tuple(encoder.signs(example, len(row[1]) - 1))
 

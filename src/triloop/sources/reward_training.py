@@ -79,10 +79,15 @@ def tie_nu(share: float, config: RewardConfig) -> float:
 def text_outputs(
     network: RewardNetwork, features: SparseRows | None, outputs: TokenOutputs, batch: RewardBatch
 ) -> Float[Tensor, "rows outputs"]:
-    """The score and the attributes of every row's whole text: the head at the end of the text, and the features' part."""
-    heads = _heads(outputs)
+    """The score and the attributes of every row's whole text: the head at the end of the text, the mean of what its tokens
+    and its end token say, and the features' part."""
+    heads, k = _heads(outputs), len(network.config.names)
     last = batch.mask.sum(dim=1) - 1
-    whole = heads[torch.arange(len(batch)), last][:, : len(network.config.names)]
+    whole = heads[torch.arange(len(batch)), last][:, :k]
+    if network.config.pooled:
+        said = batch.mask[:, 1:, None].to(heads.device)  # the first state is the one before the text
+        mean = torch.where(said, heads[:, 1:, k : 2 * k], 0.0).sum(dim=1) / said.sum(dim=1).clamp(min=1)
+        whole = whole + network.config.pooled * mean
     if features is None:
         return whole
     return whole + network.known(features, batch.index).to(whole.device)

@@ -16,7 +16,7 @@ from typing import Literal
 from triloop import rng
 from triloop.envs.attributes import Attributes, requested
 from triloop.errors import ConfigError
-from triloop.feedback.kinds import Abstention, Sign, Steps, Ternary, Text, write
+from triloop.feedback.kinds import Abstention, Scalar, Sign, Steps, Ternary, Text, write
 from triloop.records import Completion, Feedback, Prompt
 from triloop.sources.templates import check_names
 
@@ -25,6 +25,15 @@ __all__ = ["ATTRIBUTE_PHRASES", "Dialogues", "Mood", "Persona", "Phrases", "Reac
 
 Mood = Literal["love", "thanks", "silent", "correct", "rephrase", "leave"]
 _SIGN: dict[Mood, Sign] = {"love": 1, "thanks": 1, "silent": 0, "correct": -1, "rephrase": -1, "leave": -1}
+_WORTH: dict[Mood, float] = {
+    "love": 1.0,
+    "thanks": 0.5,
+    "silent": 0.0,
+    "correct": -0.5,
+    "rephrase": -0.5,
+    "leave": -1.0,
+}
+"""A reaction on a scale: love above thanks, a user who gives up below one who tries again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,11 +278,12 @@ def feedback_of(reactions: Sequence[Reaction], *, about: str = "") -> list[Feedb
 class UserJudge:
     """Users as a judge of single responses: the polarity of the first reaction. A silent user abstains.
 
-    Equal texts for one prompt get one reaction, as long as the round is the same.
+    Equal texts for one prompt get one reaction, as long as the round is the same. ``scaled``: a scalar in the place of the
+    polarity, in which love (1) is worth more than thanks (1/2).
     """
 
-    def __init__(self, users: UserSimulator, *, round: int = 0) -> None:
-        self._users, self._round = users, round
+    def __init__(self, users: UserSimulator, *, round: int = 0, scaled: bool = False) -> None:
+        self._users, self._round, self._scaled = users, round, scaled
         self.name = f"users({', '.join(p.name for p in users.personas)})"
 
     def react(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Reaction]:
@@ -284,8 +294,26 @@ class UserJudge:
         ]
 
     def judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
-        """One ternary (or abstention) per (prompt, text), in order."""
-        return [replace(feedback_of([r])[0], source=self.name) for r in self.react(prompts, texts)]
+        """One ternary or scalar (or abstention) per (prompt, text), in order."""
+        return [self._told(r) for r in self.react(prompts, texts)]
+
+    def critique(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Feedback]:
+        """What users say, in words, with its sign; whoever says nothing of the text, or only asks again, abstains."""
+        out = []
+        for reaction, told in zip(self.react(prompts, texts), self.judge(prompts, texts), strict=True):
+            said = reaction.mood in ("love", "thanks", "correct") and bool(reaction.words.strip())
+            if said and not told.failed:
+                told = write(Text(reaction.words, reaction.sign), source=self.name)
+            elif not told.failed:
+                told = write(Abstention("said nothing of it"), source=self.name)
+            out.append(told)
+        return out
+
+    def _told(self, reaction: Reaction) -> Feedback:
+        told = replace(feedback_of([reaction])[0], source=self.name)
+        if not self._scaled or told.failed or reaction.mood == "silent":
+            return told
+        return write(Scalar(_WORTH[reaction.mood]), source=self.name, reason=told.reason)
 
 
 def due(pending: Sequence[Reaction], round: int) -> tuple[list[Reaction], list[Reaction]]:
