@@ -34,12 +34,15 @@ from triloop.learn.choices import OptimConfig
 from triloop.loops.evaluate import evaluate
 from triloop.loops.supervised import Demonstration, supervised
 from triloop.nn.decoder import Decoder, DecoderConfig
+from triloop.nn.hf_io import load_pretrained
 from triloop.nn.tokenizer import Tokenizer, char_tokenizer, word_tokenizer
 from triloop.policies.native import NativePolicy
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.records import Prompt
 from triloop.ternary.config import TernaryConfig
+
+HERE = Path(__file__).resolve().parents[1] / "src" / "triloop" / "bases"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,8 @@ class Base:
     """Arguments of the teacher from then on, besides those above."""
     lr: float = 2e-3
     seed: int = 1
+    start: str = ""
+    """The base whose weights it begins with; empty: fresh ones."""
     ternary: TernaryConfig | None = None
     """How the layers' weights are quantised, from the first step on."""
 
@@ -102,10 +107,10 @@ BASES = {
         world="countdown", hidden=128, layers=4, mlp=384, steps=2000, batch=64, teacher={"noise": 0.05},
         habits_from=0.8, habits={"noise": 0.7},
     ),
-    # The same with weights -1, 0 and 1 times a scale for each output, and activations of eight bits.
+    # That one with weights -1, 0 and 1 times a scale for each output, and activations of eight bits; taught again.
     "countdown-ternary": Base(
-        world="countdown", hidden=128, layers=4, mlp=384, steps=2000, batch=64, teacher={"noise": 0.05},
-        habits_from=0.8, habits={"noise": 0.7}, ternary=TernaryConfig(granularity="channel"),
+        world="countdown", hidden=128, layers=4, mlp=384, steps=500, batch=64, teacher={"noise": 0.05},
+        habits_from=0.7, habits={"noise": 0.7}, start="countdown", ternary=TernaryConfig(granularity="channel"),
     ),
     # Answers well and knows all skills at first; then answers carelessly, and errs in 15 % of what it is asked.
     "attributes": Base(
@@ -136,7 +141,8 @@ def train(base: Base, out: Path, steps: int) -> dict[str, object]:
     optim = OptimConfig(
         lr=base.lr, warmup_steps=50, schedule="cosine", lr_floor=0.1, betas=(0.9, 0.95), weight_decay=0.01
     )
-    policy = NativePolicy(Decoder(config).initialise(base.seed), tokenizer, optim=optim, entropy=False)
+    decoder = Decoder(config).initialise(base.seed) if not base.start else load_pretrained(HERE / base.start)[0]
+    policy = NativePolicy(decoder, tokenizer, optim=optim, entropy=False)
     if base.ternary is not None:
         policy.ternarise(base.ternary)
     eos = list(tokenizer.eos_ids[:1])
@@ -181,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(BASES), help="train this one")
     parser.add_argument("--steps", type=int, help="other than the table says (a quick look)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "src" / "triloop" / "bases")
+    parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--threads", type=int, default=1, help="1 gives the bytes that are committed")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
