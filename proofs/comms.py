@@ -26,15 +26,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from triloop import rng
-from triloop.atlas.comms import SHAPE, sentences
+from triloop.atlas import lab
 from triloop.comms.compressors import BestTernary, TopK
 from triloop.comms.group import join
 from triloop.comms.hooks import attach
 from triloop.comms.schemes import EF21, Direct, Scheme, TernGrad
-from triloop.nn.decoder import Decoder
+from triloop.envs.arithmetic import Arithmetic
+from triloop.envs.charset import CHARS
+from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.report.svg import Chart, Line, draw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +48,20 @@ ARMS: dict[str, Scheme] = {
     "EF21, ternary": EF21(compressor=BestTernary()),
 }
 WORKERS, BATCH, LR = 2, 32, 3e-3
+SHAPE = DecoderConfig(
+    vocab_size=64, hidden_size=48, intermediate_size=128, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=24
+)
+
+
+def sentences(n: int, *, seed: int, start: int = 0) -> Tensor:
+    """Problems of chained arithmetic with their solutions as character ids [n time], 0 beyond the end."""
+    env = Arithmetic()
+    asked = lab.prompts(env, n, seed=seed, start=start)
+    texts = [p.text + env.right_answer(p) + "." for p in asked]
+    ids = torch.zeros(len(texts), 48, dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor([CHARS.index(c) + 1 for c in text])
+    return ids[:, : int((ids != 0).sum(dim=1).max())]
 
 
 class Words(torch.nn.Module):
