@@ -93,7 +93,7 @@ WRONG = {
     "argument": ("run demo again", "unexpected argument 'again'"),
     "command": ("rum", "invalid choice"),
     "flag of another": ("report x --fromat", "`triloop report --help`"),
-    "format": ("export x --format gguf", "llama.cpp"),
+    "format": ("export x --format nonesuch", "gguf"),
     "no run": ("report {tmp}/nothing", "does not exist"),
     "no run to resume": ("resume {tmp}", "is not a run"),
     "no env": ("score {tmp}/x.jsonl", "--env"),
