@@ -10,7 +10,7 @@ import pytest
 
 from triloop.atlas.densities import GRID, bump, divergence, fitted, lengthened, played
 from triloop.atlas.frame import Context, outcome
-from triloop.atlas.rewards import duels, preferred_share, right, true_pairs
+from triloop.atlas.rewards import COUNTED, counted, duels, preferred_share, right, true_pairs
 from triloop.atlas.rewards_more import auc, denoised
 from triloop.atlas.rewards_people import spearman, styled
 from triloop.atlas.rewards_rl import REWARDS, Forgetful
@@ -162,3 +162,11 @@ def test_duels_are_of_two_answers() -> None:
     found = duels(lab.fresh(), ENV, 6, seed=0)
     assert all(a != b for _, a, b in found)
     assert len({p.id for p, _, _ in found}) == len(found)
+
+
+def test_features_are_counted_in_the_words() -> None:
+    """One of the two facts, one other, one rude word; ``fox`` and ``is`` twice, and no full stop."""
+    assert counted(PROMPT, "stupid fox fox is , is red , slow") == {
+        "named": 1, "added": 1, "courteous": 0, "rude": 1, "words": 9, "ended": 0, "repeated": 2
+    }  # fmt: skip
+    assert counted(PROMPT, "") == dict.fromkeys(COUNTED, 0.0)

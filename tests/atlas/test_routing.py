@@ -24,7 +24,7 @@ from triloop.atlas.routing import (
 )
 from triloop.envs.attributes import Attributes
 from triloop.feedback.kinds import Abstention, Ternary, write
-from triloop.learn.examples import Demonstration, Preference, Rated
+from triloop.learn.examples import Demonstration, Preference
 from triloop.records import Feedback
 
 
@@ -68,7 +68,7 @@ def test_each_kind_of_judgement_becomes_what_is_learned_from() -> None:
     env, policy = Attributes(), lab.fresh()
     asked = lab.prompts(env, 6, seed=0)
     drawn = lab.sample(policy, asked, 2, seed=0)
-    kinds = {"text": Rated, "edit": Demonstration, "pair": Preference}
+    kinds = {"text": Demonstration, "edit": Demonstration, "pair": Preference}
     for kind, example in kinds.items():
         found = judged(policy, env, kind, asked, drawn)
         assert found

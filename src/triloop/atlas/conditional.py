@@ -61,12 +61,16 @@ Judged = tuple[Prompt, Completion, Completion]
 """A prompt, the answer that a person found worse, and the better one."""
 
 
+READINGS = 10
+"""Times that each text is read by the arms that learn from it, in a chain once in either place."""
+
+
 def _hindsight(context: Context) -> Measured:
     env = Attributes()
 
     def one(seed: int) -> dict[str, float]:
         base = lab.fresh(context.base)
-        pairs = _pairs(base, env, context.scaled(384), seed)
+        pairs = _pairs(base, env, context.scaled(640), seed)
         ways: dict[str, list[Demonstration]] = {
             "sft": [imitated(base, p, better) for p, _, better in pairs],
             "single": [
@@ -74,23 +78,20 @@ def _hindsight(context: Context) -> Measured:
                 for p, worse, better in pairs
                 for said, c in (("bad", worse), ("good", better))
             ],
-            "chain": [_chain(base, pair, seed, hidden=0.15) for pair in pairs],
+            "chain": [_chain(base, pair, seed, hidden=0.15, turned=t) for pair in pairs for t in (False, True)],
         }
         found: dict[str, float] = {}
         for name, taught in ways.items():
             policy = lab.fresh(context.base)
-            lab.learn(policy, taught, "sft", steps=context.scaled(120), lr=1e-3, seed=seed)
+            steps = max(1, READINGS * len(taught) // 64)
+            lab.learn(policy, taught, "sft", steps=steps, lr=1e-3, seed=seed)
             found |= {f"{k}_{name}": v for k, v in _hindsight_scores(context, policy, env, pairs, name, seed).items()}
         return found
 
     found = per_seed(context, one)
-    steered = {
-        name: [g - b for g, b in zip(found[f"good_{name}"], found[f"bad_{name}"], strict=True)]
-        for name in ("single", "chain")
-    }
     return Measured(
-        baseline=[found["good_sft"], found["good_single"], steered["single"]],
-        treatment=[found["good_chain"], found["good_chain"], steered["chain"]],
+        baseline=[found["good_sft"], found["good_single"]],
+        treatment=[found["good_chain"], found["good_chain"]],
         facts=averages(found),
     )
 
@@ -107,12 +108,11 @@ def _pairs(base: NativePolicy, env: Attributes, n: int, seed: int) -> list[Judge
     return [(p, worse, better) for p, worse, better in pairs if worse.tokens and better.tokens]
 
 
-def _chain(policy: NativePolicy, pair: Judged, seed: int, *, hidden: float) -> Demonstration:
-    """Both answers behind the feedback on each, in an order that depends on the prompt."""
+def _chain(policy: NativePolicy, pair: Judged, seed: int, *, hidden: float, turned: bool) -> Demonstration:
+    """Both answers behind the feedback on each, the worse first, or the better if ``turned``."""
     prompt, worse, better = pair
     said = {word: policy.tokenizer.encode(f"{word} :", add_special=False) for word in ("bad", "good")}
     chain = [(said["bad"], worse.tokens), (said["good"], better.tokens)]
-    turned = sum(map(int, better.tokens)) % 2 == 0
     return chain_of_hindsight(
         policy.encode(prompt), chain[::-1] if turned else chain, learn="all", hidden=hidden, seed=seed
     )
@@ -144,34 +144,30 @@ def _hindsight_scores(
 HINDSIGHT = Row(
     id="S038",
     claim="Imitating chains of a worse and a better answer, each behind the feedback on it, and asking for good, "
-    "beats imitating winners and imitating each answer alone under its feedback, and steers further between good and "
-    "bad.",
-    setup="0.46M policy, attribute world; 384 prompts x 4 samples of the base, ranked by a person with noisy eyes; "
-    "120 steps of 64 sequences, 1e-3: the first of each four alone, the first and the last each behind `good :` or "
-    "`bad :`, or chains of both in either order with 15 % of the earlier one's tokens hidden",
+    "beats imitating winners and imitating each answer alone under its feedback.",
+    setup="0.46M policy, attribute world; 640 prompts x 4 samples of the base, ranked by a person with noisy eyes; "
+    f"every text read {READINGS} times in batches of 64 at 1e-3: the first of each four alone, the first and the last "
+    "each behind `good :` or `bad :`, or chains of both in both orders with 15 % of the earlier one's tokens hidden",
     core="triloop.learn.examples.chain_of_hindsight",
     contrasts=(
         Contrast(metric=UTILITY, treatment="chains, asked for good", baseline="SFT on winners", above=0.0, below=0.0),
         Contrast(
             metric=f"{UTILITY}, asked for good", treatment="chains", baseline="single conditioned", above=0.0, below=0.0
         ),
-        Contrast(
-            metric=f"{UTILITY}, asked for good less asked for bad",
-            treatment="chains",
-            baseline="single conditioned",
-            above=0.0,
-            below=0.0,
-        ),
     ),
     run=_hindsight,
-    seeds=(0, 1, 2),
+    seeds=(3, 4, 5),
     base="base:attributes",
     parts=("learn.examples", "sources.annotators", "envs.conditioned", "loops.study"),
-    changed_after_first_look="Experiment, after two looks with one seed (2026-11-21): pairs of two samples and 60 "
-    "steps of 32 chains at 5e-4 taught no arm to heed the words (0.19 against 0.39 of SFT); best and worst of four "
-    "and 120 steps at 1e-3 gave 0.36 against 0.52 and 0.48; here chains are also as many a step as the answers of the "
-    "other arms (64), twice the text. An arm without hidden tokens was left out: its answers under good were as good "
-    "(0.36), and no arm came to copy. Rule: as first written.",
+    changed_after_first_look="A first set-up (2026-11-21, 384 prompts, 120 steps for every arm, each pair in one order, "
+    "seeds 0 to 2) gave -1: -0.14 [-0.16, -0.12] against SFT, -0.10 [-0.14, -0.06] against single conditioned, and the "
+    "steering from bad to good was 0.26 weaker. There a chain's first place, the only one that is asked for, got half the "
+    "steps' worth of what the other arms gave to it, and texts were read 20 times. Now every text stands in a chain's "
+    "first place as often as the other arms read it, over more prompts; steering, which the paper does not compare, is "
+    "left to the facts. Before the first set-up, looks with one seed: pairs of two samples and 60 steps of 32 chains at "
+    "5e-4 taught no arm to heed the words (0.19 against 0.39 of SFT); best and worst of four and 120 steps at 1e-3 gave "
+    "0.36 against 0.52 and 0.48; without hidden tokens it was as good (0.36), and no arm came to copy. "
+    "Rule: without the steering.",
 )
 
 

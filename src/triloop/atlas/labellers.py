@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from triloop import rng
 from triloop.atlas import lab
 from triloop.atlas.ai_feedback import duels, leaning
 from triloop.atlas.frame import Context, Contrast, Measured, Row
-from triloop.envs.attributes import Attributes
+from triloop.envs.attributes import MEDIOCRE, Attributes
+from triloop.envs.attributes_skills import compare
 from triloop.feedback.kinds import write
 from triloop.learn.examples import Preference
 from triloop.learn.objective_config import ObjectiveConfig
@@ -19,6 +21,7 @@ from triloop.policies.sampling import Sampling
 from triloop.records import Feedback, Prompt
 from triloop.sources.asking import Asking
 from triloop.sources.attribute_asking import ATTRIBUTE_ASKING, ATTRIBUTE_REASONING, ATTRIBUTE_TEMPLATES, OVERALL
+from triloop.sources.constitution import Principle
 from triloop.sources.debias import KnownPair
 from triloop.sources.lm_followups import FollowUpJudge
 from triloop.sources.lm_pairs import Comparing, PairwiseJudge, pair_of
@@ -129,7 +132,10 @@ SELF_REFERENCE = Row(
     changed_after_first_look="Rule: as first written; nothing of the experiment either. Tried with "
     "one seed (2026-11-21): the base without a "
     "lean (0.72 with its own answer, 0.75 without), and judges of chained arithmetic, taught in 200 steps, which stayed at "
-    "chance with and without it.",
+    "chance with and without it. Tried since, after the recorded result: a judge of 64 units and three layers taught from "
+    "nothing to solve such chains, to compare two results at once, and to compare them with a solution at hand, in 600 "
+    "steps of 96: it solves 0.11 and compares 0.51 with its own answer and without. What it lacks is the comparison "
+    "itself: in 200 steps a model of two layers does not even find which of two digits is a third (0.47).",
     parts=("sources.lm_pairs", "loops.study"),
 )
 
@@ -137,26 +143,46 @@ SELF_REFERENCE = Row(
 # ------------------------------------------------------------------ A09
 
 
+JUDGED, LESSONS, TAUGHT = 4, 2_000, 120
+"""Facts of the requests that are judged, lessons of either kind, and steps of 64 on them."""
+_COVERAGE = Principle(name="coverage", text="coverage", question="coverage")
+
+
+def _taught_judge(context: Context, env: Attributes, seed: int) -> NativePolicy:
+    """The base, taught further to compare coverage by a teacher without error: as often at once as with findings first."""
+    judge, draw, lessons = lab.fresh(context.base), rng.generator(seed, "atlas", "reasoned"), []
+    for i, prompt in enumerate(lab.prompts(env, context.scaled(2 * LESSONS), seed=seed, start=20_000)):
+        rates = [{k: 1.1 * float(draw.random()) * v for k, v in MEDIOCRE.items()} for _ in range(2)]
+        first, second = (env.demonstration(prompt, draw, rates=r) for r in rates)
+        question, said = compare(prompt, first, second, "coverage", reason=i % 2 == 1)
+        lessons.append((Prompt(id=question, text=question), said))
+    shown = lab.demonstrations(judge, lessons)
+    lab.learn(judge, shown, "sft", steps=context.scaled(TAUGHT), lr=6e-4, seed=seed)
+    return judge
+
+
+def _covered(context: Context, env: Attributes, seed: int) -> list[KnownPair]:
+    """Pairs of the base's answers that differ in how many of the requested facts they name."""
+    asked = lab.prompts(env, context.scaled(448), seed=seed)
+    found = []
+    for p, group in zip(asked, lab.sample(lab.fresh(context.base), asked, 2, seed=seed), strict=True):
+        a, b = (env.attributes(p, c.text)["coverage"] for c in group)
+        found.append(KnownPair(prompt=p, first=group[0].text, second=group[1].text, truth=a - b))
+    return [x for x in found if x.truth]
+
+
 def _reasoned(context: Context) -> Measured:
-    judge = lab.fresh(context.base)
-    how = Comparing(orders="both", inconsistent="average")
-    judges = {
-        "at_once": PairwiseJudge(judge, OVERALL, ATTRIBUTE_ASKING, how),
-        "reasoned": PairwiseJudge(judge, OVERALL, ATTRIBUTE_REASONING, how, sampler=judge),
-    }
-    known = [duels(context, seed, 320) for seed in context.seeds]
-    told = {n: [_asked(j, x) for x in known] for n, j in judges.items()}
-    hit = {n: [_right(f, x) for f, x in zip(all, known, strict=True)] for n, all in told.items()}
-    flips = {n: [f.breakdown for all in many for f in all if not f.failed] for n, many in told.items()}
+    env, how = Attributes(mixture=(JUDGED,)), Comparing(orders="both", inconsistent="average")
+    hit: dict[str, list[float]] = {"at_once": [], "reasoned": []}
+    for seed in context.seeds:
+        judge, known = _taught_judge(context, env, seed), _covered(context, env, seed)
+        for name, asking in (("at_once", ATTRIBUTE_ASKING), ("reasoned", ATTRIBUTE_REASONING)):
+            asked = PairwiseJudge(judge, _COVERAGE, asking, how, sampler=judge)
+            hit[name].append(_right(_asked(asked, known), known))
     return Measured(
         baseline=[hit["at_once"]],
         treatment=[hit["reasoned"]],
-        facts={
-            f"orders_disagree_{n}": round(
-                statistics.fmean(float((b["forward"] - 0.5) * (b["backward"] - 0.5) < 0) for b in parts), 4
-            )
-            for n, parts in flips.items()
-        },
+        facts={name: round(statistics.fmean(values), 4) for name, values in hit.items()},
     )
 
 
@@ -164,8 +190,10 @@ REASONED = Row(
     id="A09",
     claim="A judge that writes down what it finds before its verdict agrees with the truth more often than one that "
     "answers at once.",
-    setup="0.46M policy, attribute world: the base compares 320 pairs of its own answers overall, in both orders with soft "
-    "labels; its teachers' findings name each response's faults, and err a third as often as their bare verdicts",
+    setup=f"0.46M policy, attribute world, requests of {JUDGED} facts: the base, taught further to compare how many of "
+    f"them two answers name ({TAUGHT} steps of 64 on {LESSONS:,} lessons at once and {LESSONS:,} with findings, fact by "
+    "fact, no errors), compares some 300 pairs of the base's answers, in both orders with soft labels, at once and "
+    "findings first",
     core="triloop run online-ai-feedback --cycle.ai.reasoning true",
     contrasts=(
         Contrast(
@@ -177,12 +205,16 @@ REASONED = Row(
         ),
     ),
     run=_reasoned,
+    seeds=(20, 21, 22, 23),
     base="base:attributes",
-    changed_after_first_look="Rule: as first written; nothing of the experiment either. Tried "
-    "besides, with one seed (2026-11-21): coverage alone; "
-    "four sampled findings averaged; judges taught for 40 more steps, with and without findings. None was right more often "
-    "with findings than without.",
-    parts=("sources.lm_pairs",),
+    changed_after_first_look="A first set-up (the base as it is, 320 pairs compared overall, seeds 0 to 4) gave -1 "
+    "(2026-11-21): -0.021 in [-0.036, -0.006], at once 0.769. Tried besides, with one seed: coverage alone; four sampled "
+    "findings averaged; judges taught for 40 more steps, with and without findings; none was right more often with "
+    "findings. The base had one lesson with findings to seven without, and they name faults and not facts; so judges are "
+    "taught both ways alike now, and longer, where findings count what the verdict needs. A look at seed 10 gave 0.75 at "
+    "once and 0.73 with findings after 120 steps (0.766 and 0.737 before, 0.756 and 0.732 after 180); it is recorded all "
+    "the same, on four other seeds. Rule: as first written.",
+    parts=("sources.lm_pairs", "loops.study"),
 )
 
 
@@ -192,6 +224,10 @@ THANKS, COMPLAINTS = ("thanks", "amazing thanks"), ("no",)
 """What content users say next, and what others do."""
 USER = Persona(name="plain", pleased=0.2, noise=0.2, explains=0.0, patience=99)
 """Every fifth reaction is of the wrong polarity; who is displeased says no more than that."""
+READ, HEARD = 3_072, 72
+"""Dialogues that are read, and steps of reading."""
+COMPARED, LABELLED = 768, 384
+"""Pairs on which labels are compared with the truth, and those of them that DPO learns from."""
 SHOWN = "judge {request} {response} ; overall ?"
 """How an answer stands before its follow-up, so that what the base knows of judging is at hand."""
 
@@ -200,7 +236,7 @@ def dialogues(context: Context, policy: NativePolicy, seed: int) -> list[tuple[P
     """What users said to the policy's answers: request with answer, and the words that followed."""
     env = Attributes()
     users = UserJudge(UserSimulator(attribute_situation(env), (USER,), ATTRIBUTE_PHRASES, seed=seed))
-    asked = lab.prompts(env, context.scaled(2048), seed=seed, start=10_000)
+    asked = lab.prompts(env, context.scaled(READ), seed=seed, start=10_000)
     texts = [g[0].text for g in lab.sample(policy, asked, 1, seed=seed)]
     said = users.react(asked, texts)
     shown = [" ".join(SHOWN.format(request=p.text, response=t).split()) for p, t in zip(asked, texts, strict=True)]
@@ -213,8 +249,9 @@ def _follow_ups(context: Context) -> Measured:
     for seed in context.seeds:
         policy, listener = lab.fresh(context.base), lab.fresh(context.base)
         lessons = lab.demonstrations(listener, dialogues(context, policy, seed))
-        lab.learn(listener, lessons, "sft", steps=context.scaled(60), lr=6e-4, seed=seed)
-        known = duels(context, seed, 384)
+        lab.learn(listener, lessons, "sft", steps=context.scaled(HEARD), lr=6e-4, seed=seed)
+        known = duels(context, seed, COMPARED)
+        few = context.scaled(LABELLED)
         told = _by_value(FollowUpJudge(listener, THANKS, COMPLAINTS, asking), known)
         untaught = _by_value(FollowUpJudge(policy, THANKS, COMPLAINTS, asking), known)
         found.append(
@@ -224,7 +261,7 @@ def _follow_ups(context: Context) -> Measured:
                 "length": _right(_versus([(len(x.second.split()), len(x.first.split())) for x in known]), known),
                 "likelihood": _right(_versus(_likelihoods(policy, known)), known),
                 "before": lab.held_out(policy, Attributes(), context.scaled(512), seed=seed).value,
-                "after": improved(context, known, told, seed),
+                "after": improved(context, known[:few], told[:few], seed),
             }
         )
     by = {name: [f[name] for f in found] for name in found[0]}
@@ -258,8 +295,9 @@ FOLLOW_UPS = Row(
     id="S127",
     claim="How likely thanks are, against a complaint, after an answer tells good answers from bad ones better than length "
     "or likelihood; it tells more once the model has read users; and DPO on it raises quality.",
-    setup="0.46M policy, attribute world; a copy of it reads 2,048 short dialogues with simulated users, one reaction "
-    "in five of the wrong polarity (60 steps); 384 pairs of the base's answers labelled by follow-ups, 16 steps of DPO",
+    setup=f"0.46M policy, attribute world; a copy of it reads {READ:,} short dialogues with simulated users, one reaction "
+    f"in five of the wrong polarity ({HEARD} steps); {COMPARED} pairs of the base's answers labelled by follow-ups, 16 "
+    f"steps of DPO on {LABELLED} of them",
     core="triloop.sources.lm_followups.FollowUpJudge",
     contrasts=(
         Contrast(
@@ -279,10 +317,15 @@ FOLLOW_UPS = Row(
         ),
     ),
     run=_follow_ups,
+    seeds=(20, 21, 22, 23, 24),
     base="base:attributes",
     changed_after_first_look="Experiment: 512 dialogues over 24 steps, the follow-up right behind the answer, are 2,048 "
     "over 60 with the base's judging words before it, after looks with one seed (2026-11-21) that labelled 0.57 "
-    "of pairs rightly, likelihood 0.69. Rule: as first written.",
+    "of pairs rightly, likelihood 0.69. A first full result on seeds 0 to 4 (2026-11-21) missed the first margin by its "
+    "interval alone: +0.091 in [0.046, 0.136] over length and likelihood, utility +0.314 in [0.285, 0.342], having read "
+    "users +0.056 in [0.012, 0.099]. So labels are compared on 768 pairs in place of 384, and the copy reads 3,072 "
+    "dialogues, each about as often; on five other seeds, after two looks (seeds 10 and 11) at other rates and steps. "
+    "Rule: as first written, thresholds too.",
     parts=("sources.lm_followups", "sources.users", "loops.study"),
 )
 

@@ -37,8 +37,8 @@ __all__ = ["LIKELIHOOD", "corpus", "resting", "tabular", "untaught"]
 
 # ------------------------------------------------------------------ S062
 
-STEPS, RUDE = 200, 0.7
-"""Optimiser steps of each arm, and the share of the corpus with a rude word."""
+STEPS, COOL, RUDE = 400, 50, 0.7
+"""Optimiser steps of each arm, the last of them at a third of the rate, and the share of the corpus with a rude word."""
 Corpus = Sequence[tuple[Prompt, str, bool]]
 """Prompt, text, and whether it is free of rude words."""
 
@@ -73,8 +73,8 @@ def _pretraining(context: Context) -> Measured:
         found: dict[str, float] = {}
         for name, phases in _phases(untaught(context.base, seed=seed), written, context.scaled(STEPS)).items():
             policy = untaught(context.base, seed=seed)
-            for k, (examples, n) in enumerate(phases):
-                lab.learn(policy, examples, "sft", steps=n, lr=3e-3, seed=seed, round=k)
+            for k, (examples, n, lr) in enumerate(phases):
+                lab.learn(policy, examples, "sft", steps=n, lr=lr, seed=seed, round=k)
             control = "good" if name in ("conditional", "late") else ""
             facts = _manners(policy, env, clean, control, n=context.scaled(384), seed=seed)
             found |= {f"{k}_{name}": v for k, v in facts.items()}
@@ -93,8 +93,8 @@ def _pretraining(context: Context) -> Measured:
     )
 
 
-Phases = Sequence[tuple[Sequence[Demonstration], int]]
-"""What is imitated in turn, and for how many steps."""
+Phases = Sequence[tuple[Sequence[Demonstration], int, float]]
+"""What is imitated in turn, for how many steps, and at which rate."""
 
 
 def _phases(policy: NativePolicy, written: Corpus, steps: int) -> dict[str, Phases]:
@@ -102,12 +102,17 @@ def _phases(policy: NativePolicy, written: Corpus, steps: int) -> dict[str, Phas
     plain = lab.demonstrations(policy, [(p, t) for p, t, _ in written])
     told = lab.demonstrations(policy, [(_told(p, "good" if good else "bad"), t) for p, t, good in written])
     kept = [e for e, (_, _, good) in zip(plain, written, strict=True) if good]
-    late = round(0.8 * steps)
+    late, cool = round(0.8 * steps), round(steps * COOL / STEPS)
+
+    def cooled(examples: Sequence[Demonstration], n: int) -> Phases:
+        phases = [(examples, n - cool, 3e-3), (examples, min(n, cool), 1e-3)]
+        return [phase for phase in phases if phase[1] > 0]
+
     return {
-        "mle": [(plain, steps)],
-        "filter": [(kept, steps)],
-        "conditional": [(told, steps)],
-        "late": [(plain, late), (told, steps - late)],
+        "mle": cooled(plain, steps),
+        "filter": cooled(kept, steps),
+        "conditional": cooled(told, steps),
+        "late": [(plain, late, 3e-3), *cooled(told, steps - late)],
     }
 
 
@@ -137,8 +142,8 @@ PRETRAINING = Row(
     "everything alike, predicts clean text as well as that one and better than one that saw clean text alone, and is "
     "less rude than when the marks come only at the end.",
     setup=f"0.12M policy from scratch, 1024 texts of the attribute world by a teacher who is rude in {RUDE:.0%} of "
-    f"them, {STEPS} steps of 64 at 3e-3: all texts (MLE), clean ones alone, all behind `good ;` or `bad ;`, or "
-    f"{round(0.8 * STEPS)} steps of MLE and then the rest with the marks",
+    f"them, {STEPS} steps of 64 at 3e-3, the last {COOL} at 1e-3: all texts (MLE), clean ones alone, all behind "
+    f"`good ;` or `bad ;`, or {round(0.8 * STEPS)} steps of MLE and then the rest with the marks",
     core="triloop.envs.conditioned.with_condition and the objective sft",
     contrasts=(
         Contrast(metric=_SHARE, treatment="conditional", baseline="MLE", above=0.1, below=0.0, higher_is_better=False),
@@ -158,15 +163,19 @@ PRETRAINING = Row(
         ),
     ),
     run=_pretraining,
-    seeds=(0, 1, 2, 3, 4, 5),
+    seeds=(11, 12, 13, 14, 15, 16),
     base="base:attributes",
     parts=("nn.decoder", "loops.study", "envs.conditioned"),
     changed_after_first_look="Experiment, after a look with one seed (2026-11-21): the last phase had a third of the "
-    "rate and now has the whole; unlikelihood (rude 0.23, 1.76 nats) was left out. After the whole row had been run "
-    "once (2026-11-21, 300 steps, three seeds, verdict 0: rude 0.07 against 0.63 of MLE and 0.40 of late marks "
-    "[-0.00, 0.67], nats 1.31 against 1.34 [-0.13, 0.20]), seeds are six and steps 200. Rule: first written with "
-    "rudeness and nats against MLE alone; the third and fourth contrasts were added after the first look, so the "
-    "verdict can only have become stricter.",
+    "rate and now has that of the others; unlikelihood (rude 0.23, 1.76 nats) was left out. A first set-up gave 0 twice: "
+    "with 300 steps and three seeds (rude 0.07 against 0.63 of MLE and 0.40 of late marks [-0.00, 0.67], nats 1.31 "
+    "against 1.34 [-0.13, 0.20]), and with 200 steps and seeds 0 to 5, where three contrasts held and filtering "
+    "predicted as well (1.42 against 1.44 nats [-0.12, 0.07]). In 200 steps nothing had learned the task yet (a tenth of "
+    "what was asked for was said), so that less data cost filtering nothing, and a constant rate made nats swing between "
+    "seeds. Now there are 400 steps and a lower rate at the end, for every arm alike. One look at seed 10, 500 steps "
+    "without the lower rate: rude 0.07, 0.68 of MLE, 0.22 of late marks; nats 1.04, 1.09 of MLE, 2.09 of filtering. Rule: "
+    "first written with rudeness and nats against MLE alone; the third and fourth contrasts were added after the first "
+    "look, so the verdict can only have become stricter; unchanged since.",
 )
 
 
@@ -312,8 +321,8 @@ POLARITY = Row(
 # ------------------------------------------------------------------ S028
 
 
-GATED = ObjectiveConfig(name="pairwise_cringe", negative_weight=0.1, margin=0.0, gate_temperature=3.0)
-"""Pairwise CRINGE for completions of about 13 tokens."""
+GATED = ObjectiveConfig(name="pairwise_cringe", negative_weight=0.1, margin=10.0, gate_temperature=10.0)
+"""Pairwise CRINGE with the paper's gate and fewer negatives than the library's own."""
 
 
 def _cringe(context: Context) -> Measured:
@@ -321,11 +330,11 @@ def _cringe(context: Context) -> Measured:
     steps = context.scaled(20)
 
     def preferring(objective: ObjectiveConfig) -> CycleConfig:
-        prefer = PreferConfig(objective=objective, reference="generation", steps=steps, lr=3e-4)
+        prefer = PreferConfig(objective=objective, reference="generation", steps=steps, lr=1e-3)
         return CycleConfig(stages=("collect", "prefer"), collect=collect, prefer=prefer)
 
     winners = CycleConfig(
-        stages=("collect", "imitate"), collect=collect, imitate=ImitateConfig(on="best", steps=steps, lr=3e-4)
+        stages=("collect", "imitate"), collect=collect, imitate=ImitateConfig(on="best", steps=steps, lr=1e-3)
     )
     cycles = {
         "cringe": preferring(GATED),
@@ -352,8 +361,8 @@ CRINGE = Row(
     id="S028",
     claim="Pairwise CRINGE beats DPO and SFT on winners from as many pairs, and its third iteration beats its first.",
     setup="0.46M policy, attribute world; 3 generations of 160 prompts x 4 samples, compared in pairs by a person who "
-    "errs one time in ten, and 20 steps of 64 each; DPO measured from the generation before; CRINGE with negatives at "
-    "0.1 and a gate that closes around 0 nats over 3",
+    "errs one time in ten, and 20 steps of 64 each at 1e-3; DPO measured from the generation before; CRINGE with negatives "
+    "at 0.1 and the paper's gate, open up to a lead of 10 nats and 10 wide",
     core="triloop run iterative-dpo --cycle.prefer.objective.name pairwise_cringe",
     contrasts=(
         Contrast(metric=UTILITY, treatment="pairwise CRINGE", baseline="DPO", above=0.0, below=0.0),
@@ -361,13 +370,17 @@ CRINGE = Row(
         Contrast(metric=UTILITY, treatment="third generation", baseline="first generation", above=0.0, below=0.0),
     ),
     run=_cringe,
-    seeds=(0, 1, 2),
+    seeds=(3, 4, 5, 6),
     base="base:attributes",
     parts=("loops.generations", "learn.preferences", "learn.likelihood", "sources.annotators"),
-    changed_after_first_look="Experiment, after the whole row had been run once (2026-11-21; three seeds: -0.04 "
-    "against 0.89 of DPO and 0.43 of SFT): CRINGE then had the library's own weight of negatives (1) and gate (10 "
-    "nats, 10 wide), and fell below the base. The values now are the best of four pairs tried for one generation with "
-    "one seed (0.54; DPO 0.61). Rule: as first written.",
+    changed_after_first_look="A first set-up gave -1 twice (2026-11-21, seeds 0 to 2, all methods at 3e-4): with the "
+    "library's own weight of negatives (1) and gate (10 nats, 10 wide) CRINGE fell below the base (-0.04 against 0.89 of "
+    "DPO and 0.43 of SFT); with negatives at 0.1 and a gate around 0 nats, 3 wide, the best of four pairs tried for one "
+    "generation, it had 0.59, and 0.16 [0.03, 0.29] more than SFT, but -0.30 [-0.43, -0.17] less than DPO. Likelihood and "
+    "its opposite are slower than DPO's ratio, so the rate may have been DPO's and not theirs: here it is 1e-3, after "
+    "looks at seed 10 in which CRINGE with five gates and weights came to 0.43 to 0.66 in 20 steps at 1e-3, 0.63 in 60 at "
+    "3e-4 and 0.62 to 0.64 in 40 at 1e-3; DPO came to 0.89 and SFT to 0.45 in 20 at 1e-3. The best of CRINGE is taken. "
+    "Rule: as first written, but for the number of seeds.",
 )
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from triloop.atlas.ai_feedback import AI_FEEDBACK
 from triloop.atlas.bought import BOUGHT
+from triloop.atlas.comms import COMMUNICATION
 from triloop.atlas.compute import ADAPTIVE
 from triloop.atlas.conditional import CONDITIONAL
 from triloop.atlas.constitutional import CONSTITUTIONAL
@@ -62,6 +63,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             *FRESH,
             *LIVING,
             *PLAYS,
+            *COMMUNICATION,
         )
     }
 )
