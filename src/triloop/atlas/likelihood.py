@@ -37,7 +37,7 @@ __all__ = ["LIKELIHOOD", "corpus", "resting", "tabular", "untaught"]
 
 # ------------------------------------------------------------------ S062
 
-STEPS, COOL, RUDE = 400, 50, 0.7
+STEPS, COOL, RUDE = 1000, 125, 0.7
 """Optimiser steps of each arm, the last of them at a third of the rate, and the share of the corpus with a rude word."""
 Corpus = Sequence[tuple[Prompt, str, bool]]
 """Prompt, text, and whether it is free of rude words."""
@@ -68,7 +68,7 @@ def _pretraining(context: Context) -> Measured:
     env = Attributes()
 
     def one(seed: int) -> dict[str, float]:
-        written = corpus(env, context.scaled(1024), seed=seed, rude=RUDE)
+        written = corpus(env, context.scaled(2048), seed=seed, rude=RUDE)
         clean = corpus(env, context.scaled(256), seed=seed, rude=0.0, start=50_000)
         found: dict[str, float] = {}
         for name, phases in _phases(untaught(context.base, seed=seed), written, context.scaled(STEPS)).items():
@@ -141,7 +141,7 @@ PRETRAINING = Row(
     claim="Pretrained with good and bad marked, and asked for good, a policy is far less rude than one pretrained on "
     "everything alike, predicts clean text as well as that one and better than one that saw clean text alone, and is "
     "less rude than when the marks come only at the end.",
-    setup=f"0.12M policy from scratch, 1024 texts of the attribute world by a teacher who is rude in {RUDE:.0%} of "
+    setup=f"0.12M policy from scratch, 2048 texts of the attribute world by a teacher who is rude in {RUDE:.0%} of "
     f"them, {STEPS} steps of 64 at 3e-3, the last {COOL} at 1e-3: all texts (MLE), clean ones alone, all behind "
     f"`good ;` or `bad ;`, or {round(0.8 * STEPS)} steps of MLE and then the rest with the marks",
     core="triloop.envs.conditioned.with_condition and the objective sft",
@@ -163,7 +163,7 @@ PRETRAINING = Row(
         ),
     ),
     run=_pretraining,
-    seeds=(11, 12, 13, 14, 15, 16),
+    seeds=(21, 22, 23, 24, 25),
     base="base:attributes",
     parts=("nn.decoder", "loops.study", "envs.conditioned"),
     changed_after_first_look="Experiment, after a look with one seed (2026-11-21): the last phase had a third of the "
@@ -172,10 +172,14 @@ PRETRAINING = Row(
     "against 1.34 [-0.13, 0.20]), and with 200 steps and seeds 0 to 5, where three contrasts held and filtering "
     "predicted as well (1.42 against 1.44 nats [-0.12, 0.07]). In 200 steps nothing had learned the task yet (a tenth of "
     "what was asked for was said), so that less data cost filtering nothing, and a constant rate made nats swing between "
-    "seeds. Now there are 400 steps and a lower rate at the end, for every arm alike. One look at seed 10, 500 steps "
-    "without the lower rate: rude 0.07, 0.68 of MLE, 0.22 of late marks; nats 1.04, 1.09 of MLE, 2.09 of filtering. Rule: "
-    "first written with rudeness and nats against MLE alone; the third and fourth contrasts were added after the first "
-    "look, so the verdict can only have become stricter; unchanged since.",
+    "seeds. A second set-up, 400 steps with a lower rate at the end for every arm alike, seeds 11 to 16, gave -1: rude "
+    "0.04 against 0.65 of MLE and 0.33 of late marks, 1.76 nats of filtering against 1.22, but MLE had 1.12 (-0.10 [-0.18, "
+    "-0.03]). All were then in the middle of learning to say what is asked for (0.31 of it MLE, 0.14 conditional), which "
+    "marks delay; the paper compares policies that have learned. So this third one has 2048 texts and 1000 steps. Looks "
+    "at seed 10: 1.04 nats against 1.09 of MLE and 2.09 of filtering (1024 texts, 500 steps), 0.86 against 0.98 and 2.13 "
+    "(2048 and 1000, where all say three quarters of what is asked). Rule: first written with rudeness and nats against MLE "
+    "alone; the third and fourth contrasts were added after the first look, so the verdict can only have become "
+    "stricter; unchanged since.",
 )
 
 
