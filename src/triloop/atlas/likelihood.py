@@ -177,8 +177,8 @@ PRETRAINING = Row(
     "-0.03]). All were then in the middle of learning to say what is asked for (0.31 of it MLE, 0.14 conditional), which "
     "marks delay; the paper compares policies that have learned. So this third one has 2048 texts and 1000 steps. Looks "
     "at seed 10: 1.04 nats against 1.09 of MLE and 2.09 of filtering (1024 texts, 500 steps), 0.86 against 0.98 and 2.13 "
-    "(2048 and 1000, where all say three quarters of what is asked). Rule: first written with rudeness and nats against MLE "
-    "alone; the third and fourth contrasts were added after the first look, so the verdict can only have become "
+    "(2048 and 1000, where all say three quarters of what is asked). Rule: first written with rudeness and nats against "
+    "MLE alone; the third and fourth contrasts were added after the first look, so the verdict can only have become "
     "stricter; unchanged since.",
 )
 

@@ -101,7 +101,9 @@ def _settings(told: Mapping[str, Any], where: Path) -> TernaryConfig:
     given = {k: v for k, v in told.items() if k != "quant_method"}
     strange = sorted(set(given) - known)
     if strange:
-        raise ModelError(f"{where}: {_KEY} has {', '.join(strange)}, which this version does not know; install a newer one")
+        raise ModelError(
+            f"{where}: {_KEY} has {', '.join(strange)}, which this version does not know; install a newer one"
+        )
     try:
         return TernaryConfig(**given)
     except (ConfigError, TypeError) as error:
@@ -113,11 +115,15 @@ def _read_extra(decoder: Decoder, folder: Path) -> None:
     if not wanted:
         return
     if not path.is_file():
-        raise ModelError(f"{path} is missing: it holds what the quantiser learned ({len(wanted)} tensors). Copy it again.")
+        raise ModelError(
+            f"{path} is missing: it holds what the quantiser learned ({len(wanted)} tensors). Copy it again."
+        )
     shards, state = Shards(folder, only=EXTRA), decoder.state_dict()
     if shards.names != set(wanted):
         other = sorted(shards.names ^ set(wanted))
-        raise ModelError(f"{path}: {other[0]} does not fit config.json's {_KEY}. The files belong to different policies.")
+        raise ModelError(
+            f"{path}: {other[0]} does not fit config.json's {_KEY}. The files belong to different policies."
+        )
     for name, target in wanted.items():
         tensor = shards.read(name)
         if tensor.shape != target.shape or not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
