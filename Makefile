@@ -31,7 +31,7 @@ $(READY): pyproject.toml setup.py $(wildcard src/triloop/kernels/csrc/*)
 	@echo "setup 2/3  $(TORCH)  (the largest part: up to a few minutes)"
 	@$(PIP) '$(TORCH)'
 	@echo "setup 3/3  triloop and the tools of its tests"
-	@$(PIP) -e '.[dev,hf,math,gym]'
+	@$(PIP) -e '.[dev,hf,math,gym,gguf]'
 	@$(PY) -c 'from triloop.kernels import native; print("compiled kernels:", native.describe())'
 	@touch $(READY)
 	@echo "setup done"

@@ -267,6 +267,7 @@ def test_a_ternary_model_goes_out_in_every_form(tmp_path: Path, capsys: Capture)
     packed = NativePolicy.load(tmp_path / "packed").sample(prompts, 4, Sampling(max_tokens=8), Tag(seed=1, round=0))
     assert [c.tokens for c in packed] == [c.tokens for c in ours]
     assert not linears(load_pretrained(tmp_path / "hf")[0])
+    pytest.importorskip("gguf")
     assert main(["export", str(model), "--format", "gguf", "--type", "tq2_0", "--out", str(tmp_path / "m.gguf")]) == 2
     assert "layers.0.qkv has 64 inputs" in capsys.readouterr().err
 
