@@ -258,7 +258,7 @@ WORKFLOW = Row(
     ),
     run=_workflow,
     base="base:attributes",
-    seeds=tuple(range(40, 48)),
+    seeds=tuple(range(60, 84)),
     parts=("sources.reward_model", "sources.annotators", "learn.preferences"),
     changed_after_first_look="Experiment: the penalty was 0.3 nats a word and is 0.015, 8 steps an iteration are "
     "12, and three seeds are four, after looks at one seed (2026-11-21) in which answers fell to 5.6 words at 0.3, "
@@ -266,8 +266,10 @@ WORKFLOW = Row(
     "online without a penalty. Four seeds became eight others after a full result on seeds 0 to 3 (2026-11-21), "
     "undecided: utility +0.052 in [-0.010, 0.113], words 5.2 in [2.2, 8.1]; and these, 20 to 27, were too: +0.036 in "
     "[-0.020, 0.092], 4.2 in [2.3, 6.1]. The reward models had stopped by a tenth of their 512 pairs, as those of S070 "
-    "and S179 once did, of which some then judge by chance; they learn to the end now, in four passes, on eight seeds "
-    "that nobody had looked at. Rule: as first written, but for the number of seeds.",
+    "and S179 once did, of which some then judge by chance; they learn to the end now, in four passes, and on eight "
+    "other seeds (40 to 47) the lead was much the same, undecided again: +0.038 in [-0.022, 0.098], words 2.5 in [2.0, "
+    "3.1]. The recorded run is the same on 24 others, a number fixed before it from the spread among the eight. "
+    "Rule: as first written, but for the number of seeds.",
 )
 
 

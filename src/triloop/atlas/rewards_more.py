@@ -263,7 +263,7 @@ POOL = Row(
         ),
     ),
     run=_pool,
-    seeds=(11, 12, 13, 14, 15, 16),
+    seeds=tuple(range(30, 50)),
     base="base:attributes",
     changed_after_first_look="A first set-up (2026-11-21; 200 prompts, two pairs of each four answers, seeds 0 to 3) gave "
     "0: pool against one writer +0.02 [-0.07, 0.12], aspects against the whole +0.02 [-0.01, 0.05], best of 16 of pool "
@@ -276,7 +276,9 @@ POOL = Row(
     "there: after lessons of 12 steps the writers were much alike, and one writer's data varied with whose they were. In "
     "this third one the lesson has 48 steps (who is weak in courtesy has it in 0.12 of answers, the others in 0.81), one "
     "writer is the mean over two, and seeds are six others, not looked at. Before the first set-up the models stopped by "
-    "a tenth of their pairs, in a look at one other seed (0.712 against 0.737). "
+    "a tenth of their pairs, in a look at one other seed (0.712 against 0.737). In full, on seeds 11 to 16: pool against "
+    "one writer +0.023 [-0.013, 0.059], aspects +0.029 [-0.028, 0.087], best of 16 +0.31 [0.24, 0.39]. The recorded run is "
+    "the same on 20 others, a number fixed before it from the spread among the six. "
     "Rule: the third contrast changed as said, the others as first written.",
     parts=("sources.annotators", "sources.reward_model", "loops.study.fit"),
 )

@@ -197,7 +197,7 @@ CONSTITUTION = Row(
         Contrast(metric=UTILITY, treatment="self-play by rules", baseline="the start", above=0.0, below=0.0),
     ),
     run=_constitution,
-    seeds=(20, 21, 22, 23, 24),
+    seeds=tuple(range(30, 46)),
     base="base:attributes",
     parts=("sources.constitution", "sources.lm_pairs", "learn.preferences"),
     changed_after_first_look="A first set-up (10 rounds of two steps, seeds 0 to 2) gave -1 (2026-11-21): against no rules "
@@ -205,8 +205,10 @@ CONSTITUTION = Row(
     "its own answers by the same principles, and imitates the revisions, -0.193 in [-0.241, -0.145] (0.658). That "
     "self-play learns faster than revision is not in the source's claim, and it does not: that contrast is left out of the "
     "rule, and the gain over the start, which the row's brief expects, is in it. Twenty steps were too few for players to "
-    "drift without rules, or to get far by them: there are 64 now, on five other seeds, with no look before. "
-    "Rule: the second contrast changed as said.",
+    "drift without rules, or to get far by them: there are 64 now. On five other seeds (20 to 24), with no look before, "
+    "that was undecided: over no rules +0.199 in [-0.130, 0.527] (players without rules end anywhere between 0.00 and "
+    "0.60), over the start +0.249 in [0.145, 0.353]. The recorded run is the same on 16 others, a number fixed before it "
+    "from that spread. Rule: the second contrast changed as said.",
 )
 
 
