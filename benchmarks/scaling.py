@@ -29,7 +29,7 @@ import torch
 from blocks import Contender
 from loglog import Panel, picture, short, slope
 
-from triloop.bench.case import GROUP, PROMPT, SIZES, Case
+from triloop.bench.case import GROUP, PROMPT, Case
 from triloop.bench.measuring import Others, machine, note, peak_bytes, reset_peak, table
 from triloop.bench.model import config_of
 from triloop.bench.rollout import Rollout
@@ -39,7 +39,7 @@ from triloop.policies.native import pick_precision
 HERE = Path(__file__).resolve().parent
 BASE = {"size": "1m", "batch": 64, "length": 32, "vocab": 64}
 AXES: dict[str, list[Any]] = {
-    "size": list(SIZES),
+    "size": ["0.2m", "1m", "5m", "30m", "100m"],
     "batch": [8, 32, 64, 128, 256, 512, 1024],
     "length": [32, 128, 512, 1024, 2048],
     "vocab": [64, 512, 4096, 16384, 50257],

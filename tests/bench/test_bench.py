@@ -172,3 +172,11 @@ def test_who_else_used_the_cores() -> None:
     assert peak_bytes() > 10e6
     assert {"processor", "cores", "instructions"} <= set(machine())
     assert table([["a", 1.5], ["b", 1000.0]], ["x", "y"], markdown=True).splitlines()[1] == "| - | ---: |"
+
+
+def test_ternary_linears_are_measured_by_their_own_limits(capsys: Capture) -> None:
+    r = _run("rollout --size 0.2m --batch 8 --length 4 --threads 1 --ternary absmean --repeats 1", capsys)
+    assert r["ternary"] == "absmean" and r["limit"]["decode_flops_per_second"] > 0
+    assert main(["bench", "rollout", "--ternary", "absmeen"]) == 2
+    assert "did you mean absmean?" in capsys.readouterr().err
+    assert main(["bench", "rollout", "--ternary", "paretoq-4"]) == 2

@@ -97,3 +97,10 @@ def test_a_vocabulary_of_any_size(vocab: int) -> None:
     prompts = random_prompts(20)
     assert len({p.text for p in prompts}) == 20
     assert all(len(tokenizer.encode(p.text)) == 8 for p in prompts)
+
+
+def test_packed_weights_take_two_bits() -> None:
+    s = Samples(prompts=(3,), group=1, length=3)
+    plain, packed = decoding(TINY, s, itemsize=4), decoding(TINY, s, itemsize=4, packed=True)
+    assert packed.flops == plain.flops
+    assert plain.bytes - packed.bytes == 2 * (4 - 0.25) * token_flops(TINY) / 2

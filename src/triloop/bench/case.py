@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from triloop.errors import UsageError
+from triloop.ternary.config import QUANTISERS
 
 __all__ = ["DEFINITION", "GROUP", "NAMES", "POSITIONS", "PROMPT", "SIZES", "Case", "Name", "Size"]
 
@@ -33,8 +34,11 @@ roofline_share is floor / measured seconds. The floor is the larger of two:
   attention and output head counted, embeddings not, backward twice the forward pass) over the rate of the model's own qkv
   and MLP up-projections, weighted by their FLOPs, measured in the same run, precision and threads, at as many rows as the
   work has (the batch in decoding, the pass's tokens, at most 2048, in learning);
-- memory: bytes of weights and of keys and values, read and written once a step, over the read bandwidth measured in the
-  same run on as many bytes as a step goes through (at most 256 MiB), so that what fits into a cache counts as cached."""
+  With --ternary the rate of decoding is that of the packed kernels, for the output head as well, which they do not
+  multiply; learning multiplies in full precision;
+- memory: bytes of weights (two bits each where packed) and of keys and values, read and written once a step, over the read
+  bandwidth measured in the same run on as many bytes as a step goes through (at most 256 MiB), so that what fits into a
+  cache counts as cached."""
 
 PROMPT = 8
 """Tokens of a prompt, but for the loop, whose prompts are problems."""
@@ -60,6 +64,7 @@ SIZES: dict[str, Size] = {
     "5m": Size(hidden=256, layers=6, heads=8, mlp=768),
     "30m": Size(hidden=512, layers=9, heads=8, mlp=1536),
     "100m": Size(hidden=768, layers=12, heads=12, mlp=2560),
+    "700m": Size(hidden=1536, layers=24, heads=16, mlp=4096),
 }
 """By number of parameters, roughly."""
 
@@ -78,6 +83,8 @@ class Case:
     threads: int = 0
     """Processor threads; 0 is one or all cores, whichever multiplies faster at the moment."""
     precision: str = "auto"
+    ternary: str = ""
+    """A quantiser of the linears' weights; empty: full precision."""
     device: str = "cpu"
     repeats: int = 0
     """Runs after the one that is not counted; 0 is up to three, as many as about ten seconds allow."""
@@ -87,6 +94,8 @@ class Case:
         _known("--size", self.size, SIZES)
         _known("--precision", self.precision, ("auto", "fp32", "bf16"))
         _known("--device", self.device, ("cpu", "cuda"))
+        if self.ternary:
+            _known("--ternary", self.ternary, [name for name, q in QUANTISERS.items() if q.packable])
         for name, low, high in (
             ("batch", 1, 1 << 20),
             ("length", 1, POSITIONS - PROMPT),

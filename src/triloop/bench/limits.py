@@ -8,8 +8,10 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from triloop.bench.work import Work
+from triloop.kernels import ternary
 from triloop.nn.decoder import DecoderConfig
 
 __all__ = ["Floor", "Limits", "faster_threads", "floor", "measure_limits"]
@@ -62,12 +64,22 @@ def floor(work: Work, rate: float, bandwidth: float) -> Floor:
 
 
 def measure_limits(
-    c: DecoderConfig, dtype: torch.dtype, device: str, *, rows: int, tokens: int, traffic: float
+    c: DecoderConfig,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    rows: int,
+    tokens: int,
+    traffic: float,
+    packed: bool = False,
 ) -> Limits:
     """Limits for decode steps of ``rows`` rows and passes of ``tokens`` tokens (0: there are none, the rate is that of
-    decoding, and the other way round), and for going through ``traffic`` bytes."""
+    decoding, and the other way round), and for going through ``traffic`` bytes. ``packed``: decoding is by the kernels for
+    ternary weights."""
     rates = {n: _products(c, min(n, MOST_ROWS), dtype, device) for n in {rows, tokens} - {0}}
     decode, learn = rates.get(rows or tokens, 0.0), rates.get(tokens or rows, 0.0)
+    if packed and rows:
+        decode = _products(c, min(rows, MOST_ROWS), dtype, device, packed=True)
     return Limits(decode=decode, learn=learn, bandwidth=_bandwidth(traffic, device))
 
 
@@ -90,16 +102,26 @@ def faster_threads(c: DecoderConfig, dtype: torch.dtype, *, rows: int, all_cores
     return found
 
 
-def _products(c: DecoderConfig, rows: int, dtype: torch.dtype, device: str) -> float:
+def _products(c: DecoderConfig, rows: int, dtype: torch.dtype, device: str, packed: bool = False) -> float:
     """FLOP/s of the qkv and the gate-and-up projection together: each as often as it occurs, so weighted by FLOPs."""
     flops = seconds = 0.0
     x = torch.randn(rows, c.hidden_size, device=device).to(dtype)
     for width in ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, 2 * c.intermediate_size):
-        weight = torch.randn(width, c.hidden_size, device=device).to(dtype).t()
-        out = torch.empty(rows, width, device=device, dtype=dtype)
         flops += 2 * rows * c.hidden_size * width
-        seconds += _least_seconds(lambda w=weight, y=out: torch.mm(x, w, out=y), device)  # type: ignore[misc]
+        seconds += _least_seconds(_packed_product(x, width) if packed else _plain_product(x, width), device)
     return flops / seconds
+
+
+def _plain_product(x: Tensor, width: int) -> Callable[[], object]:
+    weight = torch.randn(width, x.shape[1], device=x.device).to(x.dtype).t()
+    out = torch.empty(len(x), width, device=x.device, dtype=x.dtype)
+    return lambda: torch.mm(x, weight, out=out)
+
+
+def _packed_product(x: Tensor, width: int) -> Callable[[], object]:
+    """Quantising the rows included."""
+    codes = torch.randint(-1, 2, (width, x.shape[1]), dtype=torch.int8)
+    return ternary.prepared(x.float().cpu(), ternary.pack(codes, 1.0), torch.empty(len(x), width))
 
 
 def _bandwidth(traffic: float, device: str) -> float:

@@ -55,6 +55,7 @@ class Loop:
             prompts=case.batch // task.GROUP,
         )
         algorithm = resolve(config.algorithm)
+        self.packed = bool(case.ternary)
         self.policy = make_policy(
             case, optim=config.optim, micro_tokens=config.micro_tokens, entropy=algorithm.needs_entropy
         )
@@ -92,7 +93,8 @@ class Loop:
     def floor(self, limits: Limits) -> Floor:
         """Of the rollout and of the optimiser step."""
         c, s, size = self.policy.decoder.config, self.samples, self.policy.precision.itemsize
-        rollout = floor(prefill(c, s, size) + decoding(c, s, size), limits.decode, limits.bandwidth)
+        work = prefill(c, s, size, self.packed) + decoding(c, s, size, self.packed)
+        rollout = floor(work, limits.decode, limits.bandwidth)
         return rollout + floor(learning(c, s, size, passes(self.policy, s)), limits.learn, limits.bandwidth)
 
     def close(self) -> None:

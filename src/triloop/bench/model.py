@@ -13,6 +13,7 @@ from triloop.nn.hf_io import save_pretrained
 from triloop.nn.tokenizer import Tokenizer, char_tokenizer
 from triloop.policies.native import NativePolicy, pick_precision
 from triloop.records import Prompt
+from triloop.ternary.config import TernaryConfig
 
 __all__ = ["config_of", "make_policy", "random_checkpoint", "random_prompts", "tokenizer_of"]
 
@@ -47,9 +48,12 @@ def tokenizer_of(vocab: int) -> Tokenizer:
 def make_policy(case: Case, **settings: Any) -> NativePolicy:
     """A fresh policy. ``settings`` are the learner's, besides the precision."""
     decoder = Decoder(config_of(case.size, case.vocab)).initialise(1234).to(case.device)
-    return NativePolicy(
+    policy = NativePolicy(
         decoder, tokenizer_of(case.vocab), precision=pick_precision(case.precision, case.device), **settings
     )
+    if case.ternary:
+        policy.ternarise(TernaryConfig(quantiser=case.ternary))
+    return policy
 
 
 def random_prompts(count: int, seed: int = 0) -> list[Prompt]:

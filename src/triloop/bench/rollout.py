@@ -23,7 +23,7 @@ class Rollout:
     """One call of the policy's ``sample`` a run; the seed is another each time."""
 
     def __init__(self, case: Case) -> None:
-        self.policy = make_policy(case, entropy=False)
+        self.policy, self.packed = make_policy(case, entropy=False), bool(case.ternary)
         self.samples = Samples(prompts=(PROMPT,) * (case.batch // case.group), group=case.group, length=case.length)
         self.sampling = Sampling(max_tokens=case.length, slots=case.batch, banned_tokens=self.policy.tokenizer.eos_ids)
         self.prompts = random_prompts(len(self.samples.prompts))
@@ -46,7 +46,7 @@ class Rollout:
     def floor(self, limits: Limits) -> Floor:
         """Prompts, then a step for each token."""
         c, size = self.policy.decoder.config, self.policy.precision.itemsize
-        whole = prefill(c, self.samples, size) + decoding(c, self.samples, size)
+        whole = prefill(c, self.samples, size, self.packed) + decoding(c, self.samples, size, self.packed)
         return floor(whole, limits.decode, limits.bandwidth)
 
     def close(self) -> None:

@@ -117,6 +117,7 @@ def _answer(case: Case, made: Bench, parts: list[dict[str, float]], limits: Limi
         "vocab": case.vocab,
         "parameters": made.policy.parameters,
         "device": case.device,
+        "ternary": case.ternary or None,
         "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[made.policy.precision],
         "tokens_per_second": samples.tokens / middle,
         "completions_per_second": samples.count / middle,
@@ -153,6 +154,7 @@ def _limits(made: Bench, case: Case) -> Limits:
         rows=made.rows,
         tokens=made.pass_tokens,
         traffic=size * (c.parameters + _cached(c, made)),
+        packed=bool(case.ternary),
     )
 
 

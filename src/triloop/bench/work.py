@@ -15,6 +15,7 @@ from triloop.nn.decoder import DecoderConfig
 __all__ = ["Samples", "Work", "attention_flops", "decoding", "head_flops", "learning", "prefill", "token_flops"]
 
 _FP32 = 4
+_PACKED = 0.25
 _ADAMW_BYTES = 7 * _FP32
 """Of one weight: parameter, gradient and both moments read, parameter and moments written."""
 
@@ -66,13 +67,13 @@ def attention_flops(c: DecoderConfig, first: int, end: int) -> int:
     return 4 * c.num_heads * c.head_dim * c.num_layers * (_triangle(end) - _triangle(first))
 
 
-def prefill(c: DecoderConfig, s: Samples, itemsize: int) -> Work:
-    """Every prompt once; logits after its last token."""
+def prefill(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False) -> Work:
+    """Every prompt once; logits after its last token. ``packed``: projections' weights take two bits."""
     flops = sum(p * token_flops(c) + attention_flops(c, 0, p) + head_flops(c) for p in s.prompts)
-    return Work(flops=flops, bytes=itemsize * (_weights(c) + sum(s.prompts) * _kv(c)))
+    return Work(flops=flops, bytes=_weight_bytes(c, itemsize, packed) + itemsize * sum(s.prompts) * _kv(c))
 
 
-def decoding(c: DecoderConfig, s: Samples, itemsize: int) -> Work:
+def decoding(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False) -> Work:
     """A step for each token but the last, which nobody continues. Each step reads all weights, and each row its keys and
     values."""
     steps = s.length - 1
@@ -80,7 +81,7 @@ def decoding(c: DecoderConfig, s: Samples, itemsize: int) -> Work:
     flops = s.group * sum(each + attention_flops(c, p, p + steps) for p in s.prompts)
     # The token at position p reads p earlier entries and its own, which it writes as well.
     entries = s.group * sum(_triangle(p + steps) - _triangle(p) + steps for p in s.prompts)
-    return Work(flops=flops, bytes=itemsize * (steps * _weights(c) + entries * _kv(c)))
+    return Work(flops=flops, bytes=steps * _weight_bytes(c, itemsize, packed) + itemsize * entries * _kv(c))
 
 
 def learning(c: DecoderConfig, s: Samples, itemsize: int, passes: int = 1) -> Work:
@@ -99,6 +100,11 @@ def learning(c: DecoderConfig, s: Samples, itemsize: int, passes: int = 1) -> Wo
 def _weights(c: DecoderConfig) -> int:
     """Numbers in the matrices that a step reads."""
     return (token_flops(c) + head_flops(c)) // 2
+
+
+def _weight_bytes(c: DecoderConfig, itemsize: int, packed: bool) -> float:
+    """Bytes of the matrices that a step reads."""
+    return token_flops(c) / 2 * (_PACKED if packed else itemsize) + head_flops(c) / 2 * itemsize
 
 
 def _kv(c: DecoderConfig) -> int:
