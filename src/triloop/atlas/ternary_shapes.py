@@ -17,7 +17,7 @@ from triloop.atlas.frame import Context, Contrast, Measured, Row
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears, ternarise
 
-__all__ = ["ENOUGH", "SHAPES", "accuracy", "documents", "fitted", "made", "means", "reversed_text", "transposed", "walks"]
+__all__ = ["accuracy", "documents", "fitted", "made", "means", "reversed_text", "transposed", "walks"]
 
 
 def transposed(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -76,7 +76,7 @@ def documents(seed: int, n: int, part: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(counts).float(), torch.from_numpy(labels).long()
 
 
-LETTERS, SPAN, MASK = 24, 16, 24
+LETTERS, SPAN, MASK = 12, 12, 12
 
 
 def walks(seed: int, n: int, part: str) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ def walks(seed: int, n: int, part: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(shown), torch.from_numpy(np.where(hidden, text, -100))
 
 
-PHRASE, START = 8, 24
+PHRASE, START = 6, 12
 
 
 def reversed_text(seed: int, n: int, part: str) -> tuple[Tensor, Tensor]:
@@ -126,9 +126,9 @@ def _layer(kind: Any, width: int) -> Any:
 class _Encoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.embed, self.place = nn.Embedding(LETTERS + 1, width), nn.Parameter(torch.randn(SPAN, width) * 0.02)
+        self.embed, self.place = nn.Embedding(LETTERS + 1, width), nn.Parameter(torch.randn(SPAN, width))
         self.body = nn.TransformerEncoder(
-            _layer(nn.TransformerEncoderLayer, width), 2, nn.LayerNorm(width), enable_nested_tensor=False
+            _layer(nn.TransformerEncoderLayer, width), 1, nn.LayerNorm(width), enable_nested_tensor=False
         )
         self.head = nn.Linear(width, LETTERS)
 
@@ -140,7 +140,7 @@ class _Translator(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(LETTERS + 1, width)
-        self.place, self.said = (nn.Parameter(torch.randn(PHRASE, width) * 0.02) for _ in range(2))
+        self.place, self.said = (nn.Parameter(torch.randn(PHRASE, width)) for _ in range(2))
         self.body = nn.ModuleDict(
             {
                 "read": _layer(nn.TransformerEncoderLayer, width),

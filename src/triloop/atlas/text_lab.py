@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from triloop import rng
 from triloop.atlas.frame import Context
@@ -33,6 +33,7 @@ from triloop.learn.schedule import learning_rate
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears, ternarise
+from triloop.ternary.distil import logits_kl
 
 __all__ = [
     "ALPHABET",
@@ -42,12 +43,15 @@ __all__ = [
     "Text",
     "batches",
     "by_name",
+    "checkpoint",
     "converted",
+    "distilled",
     "fit",
     "held_out",
     "likelihood",
     "means",
     "moved",
+    "outputs",
     "shape",
     "start",
     "text",
@@ -108,13 +112,13 @@ def batches(seed: int, first: int, count: int) -> Int[Tensor, "updates rows time
 # ------------------------------------------------------------------ decoders
 
 
-def shape(width: int, inner: int | None = None) -> DecoderConfig:
-    """Two layers of this width; the inner width of the MLP is 5/2 of it where none is given."""
+def shape(width: int, inner: int | None = None, layers: int = LAYERS) -> DecoderConfig:
+    """Layers of this width; the inner width of the MLP is 5/2 of it where none is given."""
     return DecoderConfig(
         vocab_size=len(ALPHABET),
         hidden_size=width,
         intermediate_size=inner or 5 * width // 2,
-        num_layers=LAYERS,
+        num_layers=layers,
         num_heads=HEADS,
         num_kv_heads=HEADS,
         head_dim=width // HEADS,
@@ -122,9 +126,16 @@ def shape(width: int, inner: int | None = None) -> DecoderConfig:
     )
 
 
-def start(width: int, seed: int, inner: int | None = None) -> Decoder:
+def start(width: int, seed: int, inner: int | None = None, layers: int = LAYERS) -> Decoder:
     """Fresh weights, normal with deviation 0.05."""
-    return Decoder(shape(width, inner)).initialise(seed, std=0.05)
+    return Decoder(shape(width, inner, layers)).initialise(seed, std=0.05)
+
+
+def checkpoint(width: int, seed: int, updates: int, inner: int | None = None, layers: int = LAYERS) -> Decoder:
+    """A decoder in full precision after the first ``updates`` updates of a seed; the rate falls to nothing."""
+    decoder = start(width, seed, inner, layers)
+    fit(decoder, batches(seed, 0, updates), Plan(warmup=20, schedule="linear"))
+    return decoder
 
 
 def converted(decoder: Decoder, config: TernaryConfig) -> Decoder:
@@ -167,6 +178,46 @@ def likelihood(decoder: Decoder, windows: Int[Tensor, "rows time"], update: int 
     """Mean negative log-likelihood, nats per character."""
     logits = decoder.logits_padded(windows[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def outputs(
+    decoder: Decoder, windows: Int[Tensor, "rows time"]
+) -> tuple[Float[Tensor, "n vocab"], list[Float[Tensor, "n width"]]]:
+    """Logits of every next character, and what each attention and each MLP adds to the residual stream."""
+    seen: list[Tensor] = []
+
+    def keep(part: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        seen.append(made)
+
+    hooks = [part.register_forward_hook(keep) for layer in decoder.blocks for part in (layer.out, layer.down)]
+    try:
+        logits = decoder.logits_padded(windows[:, :-1]).flatten(0, 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits, seen
+
+
+def distilled(
+    teacher: Decoder,
+    *,
+    features: Callable[[Tensor, Tensor], Tensor] | None = None,
+    weight: float = 0.0,
+    labels: float = 0.0,
+) -> Loss:
+    """KL of the teacher's distribution, plus ``weight`` times the mean over parts and characters of
+    ``features(student's, teacher's)`` [n], plus ``labels`` times the likelihood of the text. Nats per character."""
+
+    def loss(decoder: Decoder, windows: Tensor, update: int) -> Tensor:
+        with torch.no_grad():
+            wanted, theirs = outputs(teacher, windows)
+        logits, mine = outputs(decoder, windows)
+        value = logits_kl(logits, wanted).mean()
+        if features is not None:
+            value = value + weight * torch.stack([features(a, b).mean() for a, b in zip(mine, theirs, strict=True)]).mean()
+        return value + labels * F.cross_entropy(logits, windows[:, 1:].flatten()) if labels else value
+
+    return loss
 
 
 def fit(

@@ -100,7 +100,7 @@ class KernelDecoding:
     """On the processor, by compiled kernels between the matrix products.
 
     The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses,
-    made once for each number of rows (rounded up to a multiple of 4).
+    made once for each number of rows (rounded up to a multiple of 4 where there are as many).
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -189,7 +189,7 @@ class KernelDecoding:
     @torch.no_grad()
     def decode(self, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
         n = len(tokens)
-        wide = _up(n, 4)
+        wide = n if self.rows < 4 else _up(n, 4)  # one row alone is a product with a vector, several times as fast
         self._token[:n], self._position[:n] = tokens, positions
         self._token[n:wide], self._position[n:wide] = 0, 0
         calls = self._steps.get(wide)

@@ -1,0 +1,253 @@
+"""How fast a whole ternary model generates and reads prompts, beside llama.cpp's TQ2_0 and full precision.
+
+    python benchmarks/ternary_generate.py [--size 700m] [--vocab 32000] [--batches 1 32 128] [--prompt 512] [--threads 1]
+                                          [--only triloop llama.cpp fp32 bf16] [--json FILE]
+
+One model with random weights: Llama's shape, linears by absmean, embedding tied to the output head. llama.cpp reads it from
+the GGUF file that ``triloop export`` writes, through the package llama-cpp-python where that is installed; fp32 and bf16 are
+the same latent weights unquantised, multiplied by torch in this package's own decoder. Contenders take turns, repeat after
+repeat, in one process. A generation step gives every row of the batch one token and all its logits; sampling is not timed.
+After every measurement the logits of llama.cpp are compared with ours: correlated below 0.99 they are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triloop.bench.case import SIZES
+from triloop.bench.measuring import Others, machine, table
+from triloop.bench.model import config_of, tokenizer_of
+from triloop.kernels.native import describe
+from triloop.loops.build import set_threads
+from triloop.nn.decoder import Decoder
+from triloop.nn.decoding import decoding_of
+from triloop.policies.formats.gguf_file import write_gguf
+from triloop.policies.ternary import ternarised
+from triloop.ternary.config import TernaryConfig
+
+CONTENDERS = ("triloop", "llama.cpp", "fp32", "bf16")
+SHORT = 8
+"""Tokens of the prompts before generation."""
+ALIKE = 0.99
+
+
+class Contender(Protocol):
+    """One model that was read by one program."""
+
+    def start(self, prompts: Tensor, room: int) -> Tensor:
+        """Read ``prompts`` [rows, time]; logits after the last token [rows, vocab]. ``room``: tokens to come."""
+        ...
+
+    def step(self, tokens: Tensor, position: int) -> Tensor:
+        """One token for every row; the next logits."""
+        ...
+
+
+class Ours:
+    """A decoder of this package, quantised or not."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoding = decoding_of(decoder.requires_grad_(False))
+
+    def start(self, prompts: Tensor, room: int) -> Tensor:
+        rows, time_ = prompts.shape
+        self.decoding.reset(rows, time_ + room)
+        return self.decoding.prefill(prompts, torch.full((rows,), time_), torch.arange(rows))
+
+    def step(self, tokens: Tensor, position: int) -> Tensor:
+        return self.decoding.decode(tokens, torch.full((len(tokens),), position), position + 1)
+
+
+class LlamaCpp:
+    """llama.cpp by its C interface."""
+
+    def __init__(self, path: Path, threads: int, rows: int, length: int) -> None:
+        import llama_cpp as c
+
+        self.c = c
+        c.llama_log_set(_QUIET, ctypes.c_void_p(0))
+        settings = c.llama_context_default_params()
+        settings.n_ctx, settings.n_seq_max = rows * length, rows
+        settings.n_batch = settings.n_ubatch = max(512, rows)
+        settings.n_threads = settings.n_threads_batch = threads
+        self.model = c.llama_model_load_from_file(str(path).encode(), c.llama_model_default_params())
+        self.context = c.llama_init_from_model(self.model, settings)
+        self.vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
+        self.batch = c.llama_batch_init(settings.n_batch, 0, 1)
+
+    def start(self, prompts: Tensor, room: int) -> Tensor:
+        self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
+        rows, time_ = prompts.shape
+        found = []
+        for row in range(rows):
+            self._fill([(int(t), p, row, p == time_ - 1) for p, t in enumerate(prompts[row])])
+            found.append(self._logits(time_ - 1))
+        return torch.stack(found)
+
+    def step(self, tokens: Tensor, position: int) -> Tensor:
+        self._fill([(int(t), position, row, True) for row, t in enumerate(tokens)])
+        return torch.stack([self._logits(row) for row in (0, len(tokens) - 1)])
+
+    def _fill(self, entries: list[tuple[int, int, int, bool]]) -> None:
+        b = self.batch
+        b.n_tokens = len(entries)
+        for i, (token, position, row, logits) in enumerate(entries):
+            b.token[i], b.pos[i], b.n_seq_id[i], b.logits[i] = token, position, 1, logits
+            b.seq_id[i][0] = row
+        code = self.c.llama_decode(self.context, b)
+        if code != 0:
+            sys.exit(f"llama.cpp: llama_decode answered {code}")
+
+    def _logits(self, index: int) -> Tensor:
+        at = self.c.llama_get_logits_ith(self.context, index)
+        return torch.from_numpy(np.ctypeslib.as_array(at, shape=(self.vocab,)).copy())
+
+
+def _silent(level: int, text: bytes, data: Any) -> None:
+    """Its words about every tensor are not wanted."""
+
+
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_silent)
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--size", choices=list(SIZES), default="700m")
+    p.add_argument("--vocab", type=int, default=32_000)
+    p.add_argument("--batches", type=int, nargs="+", default=[1, 32, 128])
+    p.add_argument("--steps", type=int, default=8, help="tokens of every row in one measurement")
+    p.add_argument("--prompt", type=int, default=512, help="tokens of the prompt whose reading is timed")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    p.add_argument("--json", type=Path)
+    return p.parse_args()
+
+
+def make(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[int, int], Contender]]:
+    """What opens each contender for so many rows of so many tokens."""
+    config = replace(config_of(options.size, options.vocab), tie_embeddings=True)
+    plain = Decoder(config).initialise(1234)
+    ternary = ternarised(copy.deepcopy(plain), TernaryConfig())
+    made: dict[str, Callable[[int, int], Contender]] = {"triloop": lambda rows, length: Ours(ternary)}
+    if "llama.cpp" in options.only:
+        try:
+            import llama_cpp  # noqa: F401
+
+            path = folder / "model.gguf"
+            write_gguf(path, ternary, tokenizer_of(options.vocab), type="tq2_0")
+            made["llama.cpp"] = lambda rows, length: LlamaCpp(path, options.threads, rows, length)
+        except ImportError:
+            print("left out: llama.cpp (pip install llama-cpp-python)", file=sys.stderr)
+    made["fp32"] = lambda rows, length: Ours(plain)
+    if "bf16" in options.only:
+        half = copy.deepcopy(plain).to(torch.bfloat16)
+        made["bf16"] = lambda rows, length: Ours(half)
+    return {name: made[name] for name in ("triloop", *options.only) if name in made}
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds."""
+    t0 = time.perf_counter()
+    call()
+    return time.perf_counter() - t0
+
+
+def generate(contender: Contender, prompts: Tensor, steps: int) -> tuple[float, Tensor]:
+    """Seconds of ``steps`` steps after one that is not counted, and the first and the last row's logits."""
+    draw = torch.Generator().manual_seed(7)
+    tokens = torch.randint(4, 60, (steps + 1, len(prompts)), generator=draw)
+    contender.start(prompts, steps + 1)
+    contender.step(tokens[0], prompts.shape[1])
+    logits = torch.empty(0)
+    t0 = time.perf_counter()
+    for i in range(1, steps + 1):
+        logits = contender.step(tokens[i], prompts.shape[1] + i)
+    return time.perf_counter() - t0, logits[[0, -1]].float().clone()
+
+
+def alike(a: Tensor, b: Tensor) -> float:
+    """The lowest correlation of the logits of one row."""
+    return min(float(torch.corrcoef(torch.stack(rows))[0, 1]) for rows in zip(a, b, strict=True))
+
+
+def measured(options: argparse.Namespace, opened: dict[str, Callable[[int, int], Contender]]) -> list[dict[str, Any]]:
+    found = []
+    works = [("generate", n) for n in options.batches] + [("read", 1)]
+    for work, rows in works:
+        reading = work == "read"
+        prompts = torch.randint(4, 60, (rows, options.prompt if reading else SHORT))
+        length = prompts.shape[1] + (1 if reading else options.steps + 1)
+        contenders = {name: open_(rows, length) for name, open_ in opened.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        logits: dict[str, Tensor] = {}
+        for repeat in range(options.repeats + 1):
+            for name, contender in contenders.items():
+                if reading:
+                    last: list[Tensor] = []
+                    spent = timed(lambda c=contender: last.append(c.start(prompts, 1)))  # type: ignore[misc]
+                    logits[name] = last[0].float().clone()
+                else:
+                    spent, logits[name] = generate(contender, prompts, options.steps)
+                if repeat:  # the first one warms up
+                    seconds[name].append(spent)
+        tokens = options.prompt if reading else rows * options.steps
+        for name in contenders:
+            likeness = alike(logits["triloop"], logits[name])
+            if name == "llama.cpp" and not likeness >= ALIKE:
+                sys.exit(f"llama.cpp's logits are correlated {likeness:.3f} with ours: it computed something else")
+            found.append(
+                {
+                    "work": "prompt" if reading else f"batch {rows}",
+                    "contender": name,
+                    "tokens_per_second": tokens / statistics.median(seconds[name]),
+                    "seconds": seconds[name],
+                    "times": statistics.median(seconds[name]) / statistics.median(seconds["triloop"]),
+                    "correlation": likeness,
+                }
+            )
+            print(f"{found[-1]['work']}, {name}: {found[-1]['tokens_per_second']:.1f} tokens/s", file=sys.stderr)
+    return found
+
+
+def main() -> None:
+    options = arguments()
+    set_threads(options.threads)
+    others = Others()
+    with tempfile.TemporaryDirectory(prefix="triloop-bench-") as folder, torch.no_grad():
+        opened = make(options, Path(folder))
+        cells = measured(options, opened)
+    answer = {
+        "size": options.size,
+        "vocab": options.vocab,
+        "threads": options.threads,
+        "machine": machine(),
+        "kernels": describe(),
+        "other_cores": round(others.cores(), 2),
+        "cells": cells,
+    }
+    head = ("work", "contender", "tokens/s", "triloop is so many times as fast")
+    rows = [(c["work"], c["contender"], f"{c['tokens_per_second']:,.1f}", f"{c['times']:.2f}") for c in cells]
+    print(table(rows, head))
+    print(f"others used {answer['other_cores']} cores")
+    if options.json:
+        options.json.write_text(json.dumps(answer, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
