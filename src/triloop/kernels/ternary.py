@@ -12,21 +12,23 @@ in order, s[t] comes last. So ``product`` equals ``reference``, torch's operatio
 every processor, for any number of rows and of threads. Scale and shift belong to the matrix, its rows, or groups of
 columns of a row; one scale for all columns is one group. int8 per token and absmean codes: BitNet b1.58, arXiv:2402.17764.
 
-Without the compiled library torch computes the same numbers, far slower.
+Without the compiled library torch computes the same numbers, far slower. What ``moved`` put on a GPU is multiplied there by
+a Triton kernel from the same layout, and by torch where Triton does not work; both give these numbers too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int8, Int32, UInt8
 from torch import Tensor
 
 from triloop.errors import UsageError
-from triloop.kernels import native
+from triloop.kernels import native, ternary_triton
 
 __all__ = [
     "MOST_COLUMNS",
@@ -34,6 +36,7 @@ __all__ = [
     "float_product",
     "integer_product",
     "level",
+    "moved",
     "pack",
     "pack_weights",
     "prepared",
@@ -217,14 +220,23 @@ def product(
     A row that holds a NaN or an infinity gives NaN everywhere, the others are not touched by it.
     """
     _fits(x, packed)
-    if not native.available():
-        y = reference(x, packed)
+    if x.device.type != "cpu" or not native.available():
+        y = _elsewhere(x.detach().float(), packed)
         return y if out is None else out.copy_(y)
     x = x.detach().float().contiguous()
     if out is None:
         out = torch.empty(len(x), packed.rows)
     prepared(x, packed, out)()
     return out
+
+
+def _elsewhere(x: Tensor, packed: PackedTernary) -> Tensor:
+    """Without the compiled library: on a GPU by Triton where that works."""
+    if not ternary_triton.usable(str(x.device)):
+        return reference(x, packed)
+    q, scale = _quantised(x)
+    sizes = {"rows": packed.rows, "group": packed.group}
+    return ternary_triton.multiply(q, scale, packed.tiles, packed.scales, packed.shifts, **sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,11 +265,18 @@ def prepared(x: Float[Tensor, "n in"], packed: PackedTernary, out: Float[Tensor,
     return _Prepared(partial(native.function("ternary_product", "pppppiiiii"), *given, *sizes), (x, packed, out))
 
 
+def moved(packed: PackedTernary, device: torch.device | str) -> PackedTernary:
+    """The same matrix on another device, for ``product`` with activations there."""
+    tensors = {f.name: getattr(packed, f.name) for f in fields(packed)}
+    there: dict[str, Any] = {name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)}
+    return replace(packed, **there)
+
+
 def integer_product(q: Int8[Tensor, "n in"], packed: PackedTernary) -> Int32[Tensor, "n out"]:
     """sum over the columns of q * code, exactly; scales play no part."""
     _fits(q, packed)
     q = q.detach().contiguous()
-    if not native.available():
+    if q.device.type != "cpu" or not native.available():
         return (q.float() @ _codes(packed).float().t()).to(torch.int32)
     out, p = torch.empty(len(q), packed.rows, dtype=torch.int32), native.pointer
     sizes = (len(q), packed.rows, packed.columns, packed.group, _threads())
@@ -274,7 +293,7 @@ def float_product(x: Float[Tensor, "n in"], packed: PackedTernary) -> Float[Tens
     """
     _fits(x, packed)
     x = x.detach().float().contiguous()
-    if not native.available():
+    if x.device.type != "cpu" or not native.available():
         return _scaled(x, _codes(packed).float(), packed)
     out, p = torch.empty(len(x), packed.rows), native.pointer
     given = (p(x), p(packed.tiles), p(packed.scales), p(packed.shifts), p(out))
@@ -334,10 +353,10 @@ def _scaled(x: Tensor, codes: Tensor, packed: PackedTernary) -> Tensor:
 
 
 def _fits(x: Tensor, packed: PackedTernary) -> None:
-    if x.ndim != 2 or x.shape[1] != packed.columns or x.device.type != "cpu":
+    if x.ndim != 2 or x.shape[1] != packed.columns or x.device != packed.tiles.device:
         raise UsageError(
-            f"activations of shape {tuple(x.shape)} on {x.device} for a packed {packed.rows} x {packed.columns} matrix; "
-            f"expected [n, {packed.columns}] on the cpu"
+            f"activations of shape {tuple(x.shape)} on {x.device} for a packed {packed.rows} x {packed.columns} matrix on "
+            f"{packed.tiles.device}; expected [n, {packed.columns}] there"
         )
 
 
@@ -348,7 +367,7 @@ def _by_column(numbers: Tensor, packed: PackedTernary) -> Tensor:
 
 def _spread(packed: PackedTernary) -> Tensor:
     """Where each column stands among the columns of the tiles."""
-    column = torch.arange(packed.columns)
+    column = torch.arange(packed.columns, device=packed.tiles.device)
     return column // packed.group * (-(-packed.group // SIDE) * SIDE) + column % packed.group
 
 
@@ -362,7 +381,7 @@ def _tiles(codes: Tensor, packed: PackedTernary) -> Tensor:
 
 
 def _codes(packed: PackedTernary) -> Int8[Tensor, "out in"]:
-    if native.available():
+    if packed.tiles.device.type == "cpu" and native.available():
         out, p = torch.empty(packed.rows, packed.columns, dtype=torch.int8), native.pointer
         sizes = (packed.rows, packed.columns, packed.group, _threads())
         native.function("ternary_unpack", "ppiiii")(p(packed.tiles), p(out), *sizes)

@@ -142,10 +142,10 @@ class TernaryLinear(nn.Module, OwnProduct):
         return y if bias is None else y + bias
 
     def _kept_product(self, x: Tensor) -> Tensor:
-        packable = self.config.kind.packable and x.device.type == "cpu"
+        packable = self.config.kind.packable
         if packable and self.config.activations == "int8":
             y = kernels.product(x, self._pack())
-        elif packable and self.config.activations == "none":
+        elif packable and x.device.type == "cpu" and self.config.activations == "none":
             y = kernels.float_product(x, self._pack())
         else:
             y = multiply(self._rows(x)[1], self.quantised())
@@ -188,7 +188,8 @@ class TernaryLinear(nn.Module, OwnProduct):
         stamp = self._stamp()
         if self._packed is None or stamp is None or self._packed[0] != stamp:
             q = self.quantised()
-            self._packed = (stamp, kernels.pack(q.codes, q.scale, q.shift, q.group or None))
+            packed = kernels.pack(q.codes, q.scale, q.shift, q.group or None)
+            self._packed = (stamp, kernels.moved(packed, self.weight.device))
         return self._packed[1]
 
     def into(self, x: Float[Tensor, "n in"], out: Float[Tensor, "n out"]) -> Callable[[], object]:

@@ -1,0 +1,126 @@
+"""The packed ternary product on a GPU, in Triton: the layout and the numbers of ``triloop.kernels.ternary``.
+
+One program multiplies 16 rows of activations by the 16 outputs of one plane: two bits of every byte of a row of tiles. They
+become int8 whose products with the activations are summed in int32, exactly. Scales come after, in
+the order of the kernels for processors, and a product is rounded before it is added: results are equal to the last bit.
+
+Triton is imported where it is first used. ``usable`` tells whether it works on a device, by a small product compared with
+torch's; where it does not, ``ternary.product`` computes by torch.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int8, UInt8
+from torch import Tensor
+
+__all__ = ["multiply", "usable"]
+
+ROWS = 16
+"""Activation rows of a program: the fewest that tensor cores multiply."""
+PLANES = 4
+"""Of a tile of 64 rows; each holds 16 of them."""
+
+
+@cache
+def _kernel() -> Any:
+    """The compiled function. Raises ImportError without Triton."""
+    import triton
+    import triton.language as tl
+
+    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+    def kernel(  # type: ignore[no-untyped-def]
+        q, tiles, scales, shifts, row_scale, out, n, rows, columns, group, groups, padded, shifted: tl.constexpr
+    ):
+        block, plane = tl.program_id(1), tl.program_id(2)
+        t = tl.program_id(0) * 16 + tl.arange(0, 16)
+        c, lane = tl.arange(0, 64), tl.arange(0, 16)
+        place = (c // 4 * 64 + c % 4)[:, None] + lane[None, :] * 4  # of a byte in its tile: [column, lane]
+        across = (group + 63) // 64
+        y = tl.zeros((16, 16), dtype=tl.float32)
+        for g in range(groups):
+            d = tl.zeros((16, 16), dtype=tl.int32)
+            sums = tl.zeros((16,), dtype=tl.int32)
+            for a in range(across):
+                inside = a * 64 + c
+                column = g * group + inside
+                seen = (t < n)[:, None] & ((inside < group) & (column < columns))[None, :]
+                x = tl.load(q + t[:, None] * columns + column[None, :], mask=seen, other=0)
+                byte = tl.load(tiles + ((block * groups + g) * across + a) * 1024 + place)
+                d += tl.dot(x, ((byte >> (2 * plane)) & 3).to(tl.int8) - 1, out_dtype=tl.int32)
+                sums += tl.sum(x.to(tl.int32), axis=1)
+            at = g * padded + block * 64 + plane * 16 + lane
+            part = d.to(tl.float32) * tl.load(scales + at)[None, :]
+            if shifted:
+                part += sums.to(tl.float32)[:, None] * tl.load(shifts + at)[None, :]
+            y += part
+        y *= tl.load(row_scale + t, mask=t < n, other=0.0)[:, None]
+        o = block * 64 + plane * 16 + lane
+        tl.store(out + t[:, None] * rows + o[None, :], y, mask=(t < n)[:, None] & (o < rows)[None, :])
+
+    return kernel
+
+
+def multiply(
+    q: Int8[Tensor, "n in"],
+    row_scale: Float[Tensor, " n"],
+    tiles: UInt8[Tensor, "blocks across 1024"],
+    scales: Float[Tensor, "groups padded_rows"],
+    shifts: Float[Tensor, "groups padded_rows"] | None,
+    *,
+    rows: int,
+    group: int,
+) -> Float[Tensor, "n out"]:
+    """row_scale[t] sum_g (D[t, o, g] scales[g, o] + T[t, g] shifts[g, o]); ``group`` columns share a scale.
+
+    Everything lies on one device and is contiguous. Raises ImportError without Triton.
+    """
+    n, columns = q.shape
+    out = torch.empty(n, rows, device=q.device)
+    if n:
+        grid = (-(-n // ROWS), tiles.shape[0], PLANES)
+        groups, padded = scales.shape
+        # without fusing: a product is rounded before it is added, as everywhere else
+        options = {} if _interpreted() else {"enable_fp_fusion": False}
+        _kernel()[grid](
+            *(q, tiles, scales, scales if shifts is None else shifts, row_scale, out),
+            *(n, rows, columns, group, groups, padded),
+            shifted=shifts is not None,
+            **options,
+        )
+    return out
+
+
+def _interpreted() -> bool:
+    """Triton's interpreter runs kernels on the processor, slowly, and knows no options of a compiler."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def usable(device: str) -> bool:
+    """Whether the kernel gives torch's numbers on ``device``, tried once: two groups, shifts, odd sizes."""
+    if device == "cpu" and not _interpreted():
+        return False
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randint(-127, 128, (3, 70), generator=draw).to(torch.int8)
+    s, b = torch.rand(2, 128, generator=draw), torch.rand(2, 128, generator=draw)
+    bytes_ = torch.randint(0, 256, (2, 2, 1024), generator=draw)
+    tiles = (bytes_ & ~(bytes_ & bytes_ >> 1 & 0x55)).to(torch.uint8)  # the digit 3 is no code
+    digits = torch.stack([tiles >> shift & 3 for shift in (0, 2, 4, 6)]).view(4, 2, 2, 16, 16, 4)
+    codes = digits.permute(1, 0, 4, 2, 3, 5).reshape(128, 128)[:65].float() - 1
+    expected = torch.zeros(3, 65)
+    for g, (low, high) in enumerate(((0, 40), (40, 70))):
+        x = q[:, low:high].float()
+        w = codes[:, 64 * g : 64 * g + high - low]
+        expected = expected + (x @ w.t() * s[g, :65] + x.sum(1, keepdim=True) * b[g, :65])
+    row_scale = torch.tensor([1.0, 0.5, 3.0])
+    try:
+        given = [t.to(device) for t in (q, row_scale, tiles, s, b)]
+        got = multiply(*given, rows=65, group=40).cpu()
+    except Exception:  # noqa: BLE001 - no Triton, no compiler for it, a device it does not know: torch multiplies then
+        return False
+    return torch.equal(got, expected * row_scale[:, None])
