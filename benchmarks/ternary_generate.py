@@ -3,12 +3,12 @@
     python benchmarks/ternary_generate.py [--models 30m:64 700m:32000] [--batches 1 32 128] [--prompt 512] [--threads 1]
                                           [--only triloop llama.cpp fp32 bf16] [--out docs/proof]
 
-Models with random weights, as size:vocabulary. Each has Llama's shape, linears by absmean, embedding tied to the output head. llama.cpp reads it from the
-GGUF file that ``triloop export`` writes, through the package llama-cpp-python where that is installed; fp32 and bf16 are
-the same latent weights unquantised, multiplied by torch in this package's own decoder. Contenders take turns, repeat after
-repeat, in one process. A generation step gives every row of the batch one token and all its logits; sampling is not timed.
-After every measurement the logits of llama.cpp are compared with ours: correlated below 0.99 they are refused.
-llama.cpp does not read widths that are no multiple of 256 as TQ2_0: at such sizes it is left out. Writes
+Models with random weights, as size:vocabulary. Each has Llama's shape, linears by absmean, embedding tied to the output
+head. llama.cpp reads it from the GGUF file that ``triloop export`` writes, through the package llama-cpp-python where that
+is installed; fp32 and bf16 are the same latent weights unquantised, multiplied by torch in this package's own decoder.
+Contenders take turns, repeat after repeat, in one process. A generation step gives every row of the batch one token and all
+its logits; sampling is not timed. After every measurement the logits of llama.cpp are compared with ours: correlated below
+0.99 they are refused. llama.cpp reads no widths as TQ2_0 that are no multiple of 256: at such sizes it is left out. Writes
 ternary_generate.md and ternary_generate.json into --out.
 """
 
@@ -175,11 +175,11 @@ def make(
     return {name: made[name] for name in ("triloop", *options.only) if name in made}
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds."""
+def read(contender: Contender, prompts: Tensor) -> tuple[float, Tensor]:
+    """Seconds of reading the prompts, and the logits after them."""
     t0 = time.perf_counter()
-    call()
-    return time.perf_counter() - t0
+    logits = contender.start(prompts, 1)
+    return time.perf_counter() - t0, logits.float().clone()
 
 
 def generate(contender: Contender, prompts: Tensor, steps: int) -> tuple[float, Tensor]:
@@ -213,9 +213,7 @@ def measured(options: argparse.Namespace, opened: dict[str, Callable[[int, int],
         for repeat in range(options.repeats + 1):
             for name, contender in contenders.items():
                 if reading:
-                    last: list[Tensor] = []
-                    spent = timed(lambda c=contender: last.append(c.start(prompts, 1)))  # type: ignore[misc]
-                    logits[name] = last[0].float().clone()
+                    spent, logits[name] = read(contender, prompts)
                 else:
                     spent, logits[name] = generate(contender, prompts, options.steps)
                 if repeat:  # the first one warms up

@@ -250,13 +250,21 @@ class Decoder(nn.Module):
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
         return F.linear(hidden, self.output_weight)
 
-    def packed(self, ids: Int[Tensor, " tokens"], where: Packing) -> Float[Tensor, "total hidden"]:
-        """Hidden states after the final norm, one for each token of the sequences laid end to end. Differentiable."""
+    def packed(
+        self, ids: Int[Tensor, " tokens"], where: Packing, keep: Callable[[int, Tensor], None] | None = None
+    ) -> Float[Tensor, "total hidden"]:
+        """Hidden states after the final norm, one for each token of the sequences laid end to end. Differentiable.
+
+        ``keep`` is shown what every layer's ``qkv`` answers, [tokens, (heads + 2 kv_heads) * dim].
+        """
         x: Tensor = self.embed(ids)
         attend, delta = self._attention(x, where), None
-        for layer in self.blocks:
+        for i, layer in enumerate(self.blocks):
             x, normed = add_norm(x, delta, layer.norm1.weight, layer.norm1.eps)
-            mixed = layer.out(attend(layer, layer.qkv(normed)))
+            joint = layer.qkv(normed)
+            if keep is not None:
+                keep(i, joint)
+            mixed = layer.out(attend(layer, joint))
             x, normed = add_norm(x, mixed, layer.norm2.weight, layer.norm2.eps)
             delta = layer.down(swiglu(layer.gate_up(normed)))
         _, last = add_norm(x, delta, self.norm.weight, self.norm.eps, exact=True)
@@ -346,7 +354,7 @@ class Decoder(nn.Module):
 def _attend_compiled(where: Packing, cosine: Tensor, sine: Tensor, layer: Layer, joint: Tensor) -> Tensor:
     """``_attend_packed`` by a compiled kernel, which turns, shares and masks by itself."""
     norms = (None, None) if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
-    query_norm, key_norm = (None if n is None else n.weight for n in norms)
+    query_norm, key_norm = (None if n is None else n.weight.float() for n in norms)
     angles = (cosine, sine) if layer.rotary else (None, None)
     return train.Attention.apply(joint, query_norm, key_norm, where.walk, where.positions, *angles, layer.shape)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from triloop.kernels import native, train
 from triloop.kernels.products import OwnProduct
 from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
+from triloop.nn.packing import packing
 
 __all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
 
@@ -110,7 +111,7 @@ class KernelDecoding:
         self._steps: dict[int, list[Callable[[], object]]] = {}
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
-        self._write = native.function("cache_write" + self._t, "ppppppiiiii")
+        self._write = native.function("cache_write" + self._t, "ppppppfppiiiii")
         self._fork = native.function("cache_fork" + self._t, "ppppiiiiii")
 
     # ------------------------------------------------------------------ memory
@@ -165,18 +166,26 @@ class KernelDecoding:
 
     @torch.no_grad()
     def prefill(self, ids: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
-        c = self.decoder.config
-        time = ids.shape[1]
-        seen = torch.nonzero((torch.arange(time)[None, :] < lengths[:, None]).reshape(-1))[:, 0]
-        row, position = rows[seen // time], seen % time
+        """As the learner reads sequences, to the last bit where it runs on the same kernels."""
+        d, c = self.decoder, self.decoder.config
+        where = packing(lengths.tolist())
+        row = rows.repeat_interleave(lengths)
 
-        def keep(index: int, keys: Tensor, values: Tensor) -> None:
-            k, v = (t.index_select(0, seen).contiguous() for t in (keys, values))
-            spots = [native.pointer(t) for t in (k, v, row, position, self._keys[index], self._values[index])]
-            self._write(*spots, len(seen), c.num_kv_heads, c.head_dim, self.length, self._threads)
+        def keep(index: int, joint: Tensor) -> None:
+            layer, joint = d.blocks[index], joint.contiguous()
+            given = (joint, row, where.positions, *self._turned(layer)[:2], self._turned(layer)[3])
+            into = (self._keys[index], self._values[index])
+            sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self.length)
+            self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
 
-        hidden = self.decoder.read(ids, lengths, keep)
-        return hidden.to(self._head.dtype) @ self._head.t()
+        seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+        hidden = d.packed(ids[seen], where, keep)
+        return hidden[lengths.cumsum(0) - 1].to(self._head.dtype) @ self._head.t()
+
+    def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
+        """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
+        norms = [None if m is None else self._norms[id(m)][1] for m in (layer.q_norm, layer.k_norm)]
+        return *((self._cos, self._sin) if layer.rotary else (None, None)), *norms
 
     def fork(self, rows: Tensor, source: Tensor, span: int) -> None:
         c = self.decoder.config
@@ -247,9 +256,7 @@ class KernelDecoding:
 
     def _attend(self, i: int, layer: Layer, n: int) -> Callable[[], object]:
         call = native.function("attend_step" + self._t, "ppppppfpppiiiiiifi")
-        norms = [None if m is None else self._norms[id(m)][1] for m in (layer.q_norm, layer.k_norm)]
-        angles = (self._cos, self._sin) if layer.rotary else (None, None)
-        before = [native.pointer(t) for t in (self._qkv[:n], self._position[:n], *angles, *norms)]
+        before = [native.pointer(t) for t in (self._qkv[:n], self._position[:n], *self._turned(layer))]
         into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed[:n])]
         sizes = (n, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
         return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
