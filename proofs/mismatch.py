@@ -1,6 +1,7 @@
 """How far the sampler's log-probabilities are from the learner's: the same weights, another way through them.
 
-    python proofs/mismatch.py [--policies base:arithmetic base:countdown] [--completions 512]
+    python proofs/mismatch.py [--policies base:arithmetic base:countdown base:countdown-ternary]
+                                [--completions 512]
 
 The sampler decodes token by token from a cache, the learner runs whole sequences, and either may multiply in bf16. For each
 pair the script samples, scores what was sampled, and writes mean and maximum of |log p - log p| per token, in nats, and the
@@ -35,7 +36,7 @@ def measure(name: str, sampler: str, learner: str, completions: int) -> dict[str
     """Differences over the tokens of this many completions of training prompts."""
     path = policy_path(name)
     low, high = (NativePolicy.load(path, precision=pick_precision(p)) for p in (sampler, learner))
-    env = make(name.removeprefix("base:"))
+    env = make(name.removeprefix("base:").removesuffix("-ternary"))
     prompts = env.prompts("train", completions // GROUP, seed=0)
     done = low.sample(prompts, GROUP, Sampling(max_tokens=96, stop=tuple(env.stop)), Tag(seed=0, round=1))
     scored = high.logprobs([(c.prompt_tokens, c.tokens) for c in done])
@@ -75,7 +76,9 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policies", nargs="+", default=["base:arithmetic", "base:countdown"])
+    parser.add_argument(
+        "--policies", nargs="+", default=["base:arithmetic", "base:countdown", "base:countdown-ternary"]
+    )
     parser.add_argument("--completions", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "proof")

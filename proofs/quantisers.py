@@ -255,9 +255,10 @@ def number(row: Mapping[str, Any], key: str, form: str) -> str:
 def write(out: Path, runs: Sequence[Run], options: argparse.Namespace) -> None:
     """The two files."""
     out.mkdir(parents=True, exist_ok=True)
+    known = describe_machine(1, torch.float32, torch.device("cpu"))
     facts = {
         "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
+        "machine": f"{known['processor']}, {known['cpu_capability']}, one thread; torch {known['torch']}",
         "seeds": options.seeds,
         "pretrain": options.pretrain,
         "tune": options.tune,
