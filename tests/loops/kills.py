@@ -41,6 +41,10 @@ CASES = {
         "checkpoint.written:4",  # the rollback's checkpoint
         "rewind.begin:1",  # the guard's stop is in the state alone
     ),
+    "codes": (  # a ternary policy, whose latent weights are what has to come back
+        "append.committed:6",
+        "checkpoint.renamed:3",
+    ),
 }
 FULL = ("append.written:5:ENOSPC", "checkpoint.synced:3:ENOSPC")
 MOMENTS = (0.35, 0.7)
@@ -109,6 +113,7 @@ def asks(number: int, rounds: Sequence[int]) -> Callable[[int], None]:
 def main(root: Path) -> dict[str, Any]:
     base = tiny.base(root)
     configs = {"plain": tiny.config(base), "wild": tiny.config(base, guards=tiny.WILD)}
+    configs["codes"] = tiny.config(base, ternary="absmean")
     found: dict[str, Any] = {"whole": {}, "seconds": 0.0}
     for name, config in configs.items():
         began = time.monotonic()
