@@ -12,7 +12,8 @@ from triloop.atlas.ai_feedback import AI_FEEDBACK, ASKED, cycled, duels, leaning
 from triloop.atlas.bought import BOUGHT, lost, synthetic
 from triloop.atlas.constitutional import CONSTITUTIONAL, kept
 from triloop.atlas.frame import Context, Row, judge
-from triloop.atlas.labellers import COMPLAINTS, LABELLERS, THANKS, dialogues
+from triloop.atlas.labellers import COMPLAINTS, LABELLERS, THANKS, dialogues, duels_of_writers, writers
+from triloop.atlas.recalled import COVERAGE, RECALLING, drafts, knowing, known
 from triloop.atlas.table import ROWS
 from triloop.envs.attributes import Attributes
 from triloop.feedback.kinds import write
@@ -118,11 +119,57 @@ def test_the_leaning_judge_leans(tmp_path: Path) -> None:
 
 
 def test_users_say_what_the_listener_knows(tmp_path: Path) -> None:
+    said = dialogues(_context(tmp_path), 0)
+    assert {words for _, words in said} == {*THANKS, *COMPLAINTS}
+
+
+def test_writers_are_of_different_quality_and_their_pairs_know_their_truth(tmp_path: Path) -> None:
+    asked = ENV.prompts("train", 400, seed=3)
+    worth = sorted(f.value or 0.0 for f in ENV.gold(asked, writers(asked, 3, "a")))
+    assert worth[40] < 0.2 and worth[-40] > 0.9  # some as careless as the base's teachers, some without a fault
+    assert writers(asked[:9], 3, "a") != writers(asked[:9], 3, "b")
+    for x in duels_of_writers(_context(tmp_path), 0, 160):
+        first, second = (f.value or 0.0 for f in ENV.gold([x.prompt] * 2, [x.first, x.second]))
+        assert x.truth == pytest.approx(first - second)
+
+
+def test_what_is_remembered_stands_in_no_request(tmp_path: Path) -> None:
+    """Truth is coverage of the subject's facts, which the prompt does not name."""
+    world = known(5)
+    pairs = drafts(_context(tmp_path), world, 5)
+    assert pairs
+    for x in pairs:
+        _, subject = x.prompt.text.split()
+        named = [sum(f in t.split() for f in world[subject]) / len(world[subject]) for t in (x.first, x.second)]
+        assert x.truth == pytest.approx(2 * (named[0] - named[1])) != 0
+
+
+def test_the_judge_remembers(tmp_path: Path) -> None:
     from triloop.atlas import lab
 
-    said = dialogues(_context(tmp_path), lab.fresh(), 0)
-    assert {words for _, words in said} <= {*THANKS, *COMPLAINTS}
-    assert {"thanks", "no"} <= {words for _, words in said}
+    world = known(5)
+    judge = knowing(replace(_context(tmp_path), share=1.0), world, 5)
+    asked = [Prompt(id=s, text=f"tell {s} :") for s in world]
+    notes = [g[0].text.split() for g in lab.sample(judge, asked, 1, seed=0)]
+    right = sum(len({*n} & {*f}) for n, f in zip(notes, world.values(), strict=True)) / sum(map(len, world.values()))
+    assert right > 0.5  # by chance 0.15
+
+
+def test_the_judges_own_answer_completes_the_request() -> None:
+    """Beside its own answer a request reads like any that says what it wants."""
+    from triloop.envs.attributes_skills import compare
+    from triloop.sources.asking import asked_with
+
+    fields = {
+        "request": "tell fox",
+        "first": "the fox is red .",
+        "second": "the fox is shy .",
+        "principle": COVERAGE.text,
+    }
+    whole = asked_with(RECALLING.templates, "compare", "q", {**fields, "reference": "red den"}, ())
+    stated, _ = compare(ENV.parse("tell fox red den :"), fields["first"], fields["second"], COVERAGE.text)
+    assert whole.text == stated
+    assert asked_with(RECALLING.templates, "compare", "q", fields, ()).text == stated.replace(" red den :", " :")
 
 
 def test_the_form_of_the_judge_reaches_the_run(tmp_path: Path) -> None:

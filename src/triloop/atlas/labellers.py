@@ -10,6 +10,7 @@ from triloop import rng
 from triloop.atlas import lab
 from triloop.atlas.ai_feedback import duels, leaning
 from triloop.atlas.frame import Context, Contrast, Measured, Row
+from triloop.atlas.recalled import DRAFTS, labelled
 from triloop.envs.attributes import MEDIOCRE, Attributes
 from triloop.envs.attributes_skills import compare
 from triloop.feedback.kinds import write
@@ -17,7 +18,6 @@ from triloop.learn.examples import Preference
 from triloop.learn.objective_config import ObjectiveConfig
 from triloop.loops.assemble import continuation
 from triloop.policies.native import NativePolicy
-from triloop.policies.sampling import Sampling
 from triloop.records import Feedback, Prompt
 from triloop.sources.asking import Asking
 from triloop.sources.attribute_asking import ATTRIBUTE_ASKING, ATTRIBUTE_REASONING, ATTRIBUTE_TEMPLATES, OVERALL
@@ -33,10 +33,12 @@ __all__ = [
     "REASONED",
     "SELF_REFERENCE",
     "SHOWN",
-    "USER",
+    "USERS",
     "dialogues",
+    "duels_of_writers",
     "improved",
     "preferred",
+    "writers",
 ]
 
 
@@ -76,29 +78,29 @@ def _right(told: Sequence[Feedback], pairs: Sequence[KnownPair]) -> float:
 
 def _self_reference(context: Context) -> Measured:
     judge = leaning(context)
-    own = Sampling(max_tokens=36, temperature=0.0)
     ways = {
         "forced": Comparing(orders="given", hard=True),
         "ternary": Comparing(orders="both", inconsistent="tie"),
-        "both": Comparing(orders="both", inconsistent="average"),
-        "referred": Comparing(orders="both", inconsistent="average", reference=own),
     }
-    judges = {n: PairwiseJudge(judge, OVERALL, ATTRIBUTE_ASKING, how, sampler=judge) for n, how in ways.items()}
+    judges = {n: PairwiseJudge(judge, OVERALL, ATTRIBUTE_ASKING, how) for n, how in ways.items()}
     known = [duels(context, seed, 384) for seed in context.seeds]
     told = {n: [_asked(j, x) for x in known] for n, j in judges.items()}
     after = {
-        n: [improved(context, x, f, seed) for x, f, seed in zip(known, told[n], context.seeds, strict=True)]
-        for n in ("forced", "ternary", "both")
+        n: [improved(context, x, f, seed) for x, f, seed in zip(known, all, context.seeds, strict=True)]
+        for n, all in told.items()
     }
     hit = {n: [_right(f, x) for f, x in zip(all, known, strict=True)] for n, all in told.items()}
     ties = [statistics.fmean(float(f.value == 0) for f in all) for all in told["ternary"]]
+    found = [labelled(context, seed) for seed in context.seeds]
+    by = {name: [f[name] for f in found] for name in found[0]}
     return Measured(
-        baseline=[after["forced"], hit["both"]],
-        treatment=[after["ternary"], hit["referred"]],
+        baseline=[after["forced"], by["alone"]],
+        treatment=[after["ternary"], by["referred"]],
         facts={
             **{f"utility_{n}": round(statistics.fmean(v), 4) for n, v in after.items()},
-            **{f"right_{n}": round(statistics.fmean(v), 4) for n, v in hit.items()},
+            **{f"right_{n}": round(statistics.fmean(v), 4) for n, v in (hit | by).items() if n != "remembered"},
             "share_of_ties": round(statistics.fmean(ties), 4),
+            "own_answer_true": round(statistics.fmean(by["remembered"]), 4),
         },
     )
 
@@ -107,9 +109,10 @@ SELF_REFERENCE = Row(
     id="S092",
     claim="A pair on which a position-biased judge contradicts itself is better called a tie than decided by one order; "
     "and a judge that first answers itself, and looks at that, labels better.",
-    setup="0.46M policy, attribute world, the base as judge after 10 steps with a teacher who leans to the first place; "
-    "384 pairs of the base's answers, 16 steps of DPO with Davidson's ties; labels of both orders averaged, with and "
-    "without the judge's own answer in the question",
+    setup="0.46M policy, attribute world. (1) The base as judge after 10 steps with a teacher who leans to the first "
+    "place; 384 pairs of its answers, 16 steps of DPO with Davidson's ties. (2) Requests that do not say which facts they "
+    "want: the base is taught three or four facts of each of 24 subjects, and to compare no further; it compares the "
+    f"coverage of {DRAFTS} pairs of answers, by writers who know any share of the facts, alone or after noting them itself",
     core="triloop.sources.lm_pairs.Comparing(orders, inconsistent, reference); --cycle.ai.both-orders",
     contrasts=(
         Contrast(
@@ -128,14 +131,18 @@ SELF_REFERENCE = Row(
         ),
     ),
     run=_self_reference,
+    seeds=(20, 21, 22, 23, 24, 25, 26, 27),
     base="base:attributes",
-    changed_after_first_look="Rule: as first written; nothing of the experiment either. Tried with "
-    "one seed (2026-11-21): the base without a "
-    "lean (0.72 with its own answer, 0.75 without), and judges of chained arithmetic, taught in 200 steps, which stayed at "
-    "chance with and without it. Tried since, after the recorded result: a judge of 64 units and three layers taught from "
-    "nothing to solve such chains, to compare two results at once, and to compare them with a solution at hand, in 600 "
-    "steps of 96: it solves 0.11 and compares 0.51 with its own answer and without. What it lacks is the comparison "
-    "itself: in 200 steps a model of two layers does not even find which of two digits is a third (0.47).",
+    changed_after_first_look="Experiment: a first set-up (2026-11-21, seeds 0 to 4; the leaning judge, one question, with "
+    "and without its own answer) gave +0.109 in [0.093, 0.125] and -0.014 in [-0.026, -0.002]. There the request says "
+    "what is wanted, the judge sees all of it, and its answer is no better than the candidates. So what is wanted now "
+    "stands in no request, but in what the judge knows. Looks before: judges of arithmetic, taught in 200 to 600 steps "
+    "to work out and to compare, stayed near chance with and without a solution at hand (0.47 to 0.54); judges taught "
+    "the facts and, with and without them, to compare (seeds 50, 51 and 53; 60 to 180 steps) labelled no better for "
+    "having the facts: 0.70 to 0.72 overall, 0.69 to 0.72 in coverage, 0.60 to 0.65 where counting facts does not help. "
+    "Taught to compare no further, without and with its own answer: 0.74 and 0.73 overall, 0.65 and 0.67 in coverage "
+    "(seed 52, two or three facts); 0.59 and 0.62 (seed 55, likewise); 0.58 and 0.66 (seed 54, three or four; and so it "
+    "is now, in coverage). Eight other seeds. Rule: as first written.",
     parts=("sources.lm_pairs", "loops.study"),
 )
 
@@ -222,22 +229,46 @@ REASONED = Row(
 
 THANKS, COMPLAINTS = ("thanks", "amazing thanks"), ("no",)
 """What content users say next, and what others do."""
-USER = Persona(name="plain", pleased=0.2, noise=0.2, explains=0.0, patience=99)
-"""Every fifth reaction is of the wrong polarity; who is displeased says no more than that."""
+STANDARDS = (0.0, 0.4, 0.8)
+"""Utility from which a user is content. One standard for all would tell nothing of two answers on the same side of it."""
+USERS = tuple(Persona(name=f"{s:g}", pleased=s, love=0.3, explains=0.0, noise=0.1, patience=99) for s in STANDARDS)
+"""Every tenth reaction is of the wrong polarity, whoever reacts; who is displeased says no more than that."""
 READ, HEARD = 3_072, 72
 """Dialogues that are read, and steps of reading."""
 COMPARED, LABELLED = 768, 384
-"""Pairs on which labels are compared with the truth, and those of them that DPO learns from."""
+"""Pairs of writers' answers on which labels are compared with the truth, and of the policy's own that DPO learns from."""
 SHOWN = "judge {request} {response} ; overall ?"
 """How an answer stands before its follow-up, so that what the base knows of judging is at hand."""
 
 
-def dialogues(context: Context, policy: NativePolicy, seed: int) -> list[tuple[Prompt, str]]:
-    """What users said to the policy's answers: request with answer, and the words that followed."""
+def writers(prompts: Sequence[Prompt], seed: int, name: str) -> list[str]:
+    """An answer to each prompt by a writer of his own, between an expert and one as careless as the base's teachers."""
+    env, draw = Attributes(), rng.generator(seed, "atlas", "writers", name)
+    care = [1.1 * float(u) for u in draw.random(len(prompts))]
+    return [
+        env.demonstration(p, draw, rates={k: c * v for k, v in MEDIOCRE.items()})
+        for p, c in zip(prompts, care, strict=True)
+    ]
+
+
+def duels_of_writers(context: Context, seed: int, n: int) -> list[KnownPair]:
+    """Pairs of answers by two writers, and how much better the first is."""
     env = Attributes()
-    users = UserJudge(UserSimulator(attribute_situation(env), (USER,), ATTRIBUTE_PHRASES, seed=seed))
+    asked = lab.prompts(env, context.scaled(n), seed=seed)
+    first, second = (writers(asked, seed, name) for name in ("first", "second"))
+    worth = [[f.value or 0.0 for f in env.gold(asked, texts)] for texts in (first, second)]
+    return [
+        KnownPair(prompt=p, first=a, second=b, truth=u - v)
+        for p, a, b, u, v in zip(asked, first, second, *worth, strict=True)
+    ]
+
+
+def dialogues(context: Context, seed: int) -> list[tuple[Prompt, str]]:
+    """What users said to writers' answers: request with answer, and the words that followed."""
+    env = Attributes()
+    users = UserJudge(UserSimulator(attribute_situation(env), USERS, ATTRIBUTE_PHRASES, seed=seed))
     asked = lab.prompts(env, context.scaled(READ), seed=seed, start=10_000)
-    texts = [g[0].text for g in lab.sample(policy, asked, 1, seed=seed)]
+    texts = writers(asked, seed, "heard")
     said = users.react(asked, texts)
     shown = [" ".join(SHOWN.format(request=p.text, response=t).split()) for p, t in zip(asked, texts, strict=True)]
     return [(Prompt(id=text, text=text), r.words) for text, r in zip(shown, said, strict=True) if r.words]
@@ -248,11 +279,11 @@ def _follow_ups(context: Context) -> Measured:
     asking = Asking(templates=replace(ATTRIBUTE_TEMPLATES, follow=SHOWN))
     for seed in context.seeds:
         policy, listener = lab.fresh(context.base), lab.fresh(context.base)
-        lessons = lab.demonstrations(listener, dialogues(context, policy, seed))
+        lessons = lab.demonstrations(listener, dialogues(context, seed))
         lab.learn(listener, lessons, "sft", steps=context.scaled(HEARD), lr=6e-4, seed=seed)
-        known = duels(context, seed, COMPARED)
-        few = context.scaled(LABELLED)
-        told = _by_value(FollowUpJudge(listener, THANKS, COMPLAINTS, asking), known)
+        known, own = duels_of_writers(context, seed, COMPARED), duels(context, seed, LABELLED)
+        judge = FollowUpJudge(listener, THANKS, COMPLAINTS, asking)
+        told, mined = _by_value(judge, known), _by_value(judge, own)
         untaught = _by_value(FollowUpJudge(policy, THANKS, COMPLAINTS, asking), known)
         found.append(
             {
@@ -261,7 +292,8 @@ def _follow_ups(context: Context) -> Measured:
                 "length": _right(_versus([(len(x.second.split()), len(x.first.split())) for x in known]), known),
                 "likelihood": _right(_versus(_likelihoods(policy, known)), known),
                 "before": lab.held_out(policy, Attributes(), context.scaled(512), seed=seed).value,
-                "after": improved(context, known[:few], told[:few], seed),
+                "after": improved(context, own, mined, seed),
+                "taught_on_own": _right(mined, own),
             }
         )
     by = {name: [f[name] for f in found] for name in found[0]}
@@ -295,9 +327,10 @@ FOLLOW_UPS = Row(
     id="S127",
     claim="How likely thanks are, against a complaint, after an answer tells good answers from bad ones better than length "
     "or likelihood; it tells more once the model has read users; and DPO on it raises quality.",
-    setup=f"0.46M policy, attribute world; a copy of it reads {READ:,} short dialogues with simulated users, one reaction "
-    f"in five of the wrong polarity ({HEARD} steps); {COMPARED} pairs of the base's answers labelled by follow-ups, 16 "
-    f"steps of DPO on {LABELLED} of them",
+    setup=f"0.46M policy, attribute world; a copy of it reads {READ:,} short dialogues of simulated users of "
+    f"{len(STANDARDS)} standards with writers of all kinds, from experts to one as careless as the base's teachers, one "
+    f"reaction in ten of the wrong polarity ({HEARD} steps); labels compared on {COMPARED} pairs of two such writers; 16 "
+    f"steps of DPO on {LABELLED} pairs of the base's own answers",
     core="triloop.sources.lm_followups.FollowUpJudge",
     contrasts=(
         Contrast(
@@ -317,14 +350,21 @@ FOLLOW_UPS = Row(
         ),
     ),
     run=_follow_ups,
-    seeds=(20, 21, 22, 23, 24),
+    seeds=tuple(range(40, 48)),
     base="base:attributes",
     changed_after_first_look="Experiment: 512 dialogues over 24 steps, the follow-up right behind the answer, are 2,048 "
     "over 60 with the base's judging words before it, after looks with one seed (2026-11-21) that labelled 0.57 "
     "of pairs rightly, likelihood 0.69. A first full result on seeds 0 to 4 (2026-11-21) missed the first margin by its "
     "interval alone: +0.091 in [0.046, 0.136] over length and likelihood, utility +0.314 in [0.285, 0.342], having read "
     "users +0.056 in [0.012, 0.099]. So labels are compared on 768 pairs in place of 384, and the copy reads 3,072 "
-    "dialogues, each about as often; on five other seeds, after two looks (seeds 10 and 11) at other rates and steps. "
+    "dialogues, each about as often; on five other seeds (20 to 24), after two looks (seeds 10 and 11) at other rates and "
+    "steps: 0, +0.061 in [0.025, 0.098]; utility +0.272 in [0.191, 0.352], having read users +0.067 in [0.039, 0.094]. "
+    "Looks at seeds 30 to 36 (users who explain, two words of complaint, users of several standards, up to 8,192 "
+    "dialogues, other rates) led by -0.024 to 0.094: on two answers of one policy a listener of this size stays near "
+    "0.74, whatever it reads. Benchmarks of preferences, on which the source measures, are of answers by writers of very "
+    "different quality; so pairs and dialogues are such now, and only DPO learns from the policy's own answers. Looks at "
+    "seeds 37 and 38, half as much read: +0.097 (seed 37), not having read 0.77 to 0.83. With thanks alone against no, "
+    "not having read is as good (0.88, the base's own verdict); the phrases are as first written. Eight other seeds. "
     "Rule: as first written, thresholds too.",
     parts=("sources.lm_followups", "sources.users", "loops.study"),
 )
