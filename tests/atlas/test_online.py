@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from triloop.atlas.frame import Context, Row
 from triloop.atlas.online import FRESH, extremes, preferred
 from triloop.atlas.selfplay import PLAYS, against_mixture, population
 from triloop.atlas.symbiosis import LIVING
 from triloop.feedback.games import exploitability
+from triloop.learn.preferences import logistic
 from triloop.records import Completion
 
 ALL = (*FRESH, *LIVING, *PLAYS)
@@ -87,3 +89,24 @@ def test_duels_against_one_answer_make_what_beats_it() -> None:
     assert found == pytest.approx(reply / reply.sum(), abs=0.02)
     assert int(found.argmax()) == 1
     assert exploitability(p, found) > 0.1, "and that is beaten in its turn"
+
+
+def test_a_round_of_self_play_starts_as_supervision() -> None:
+    """SPIN's expected gradient where the opponent is the policy itself is beta / 2 of imitation's: own answers are drawn
+    from the policy, so pushing them down cancels in the mean, and nothing moves once imitation has converged."""
+    beta, teacher = 0.1, torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04], dtype=torch.double)
+    logits = torch.tensor([0.2, -1.0, 0.7, 0.0, 0.3], dtype=torch.double, requires_grad=True)
+
+    def gradients(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logp = at.log_softmax(0)
+        ratio = logp - logp.detach()
+        lead = (ratio[:, None] - ratio[None, :]).flatten()
+        chance = (teacher[:, None] * logp.detach().exp()[None, :]).flatten()
+        played = (chance * logistic(beta * lead, torch.ones_like(lead))).sum()
+        taught = -(teacher * logp).sum()
+        return torch.autograd.grad(played, at, retain_graph=True)[0], torch.autograd.grad(taught, at)[0]
+
+    played, taught = gradients(logits)
+    assert torch.allclose(played, beta / 2 * taught) and taught.abs().max() > 0.1
+    converged = teacher.log().clone().requires_grad_()
+    assert all(g.abs().max() < 1e-12 for g in gradients(converged))
