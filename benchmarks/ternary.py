@@ -1,6 +1,6 @@
 """How fast are ternary products, beside torch's own and beside other kernels for few bits?
 
-    python benchmarks/ternary.py [--threads 1] [--rows 1 8 32 128 512] [--shapes 6912x2560 ...] [--json FILE]
+    python benchmarks/ternary.py [--threads 1] [--rows 1 8 32 128 512] [--shapes 6912x2560 ...] [--out docs/proof]
 
 Hot: one matrix again and again. Cold: by turns through copies that fill --cold-mb megabytes, as a model's layers do.
 Contenders take turns, round after round, in one process; a figure is the median of the rounds, and the best one beside it.
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--cold-mb", type=int, default=256)
     p.add_argument("--memory", nargs="+", choices=("hot", "cold"), default=["cold", "hot"])
     p.add_argument("--contenders", nargs="+", help="names; all unless given")
-    p.add_argument("--json", type=Path)
+    p.add_argument("--out", type=Path, help="folder for ternary_kernels.md and ternary_kernels.json")
     return p.parse_args()
 
 
@@ -176,6 +176,29 @@ def packing(shape: str) -> dict[str, float]:
     return made
 
 
+def page(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The table and what it depends on."""
+    from triloop.bench.measuring import table
+
+    keys = (*list(HEAD[:4]), "median_us", "best_us", "gops", "gb_per_s", "share", "times_triloop", "other_cores")
+    about = facts["machine"]
+    return "\n".join(
+        (
+            "# Ternary products beside others",
+            "",
+            "Written by `python benchmarks/ternary.py --out docs/proof`, whose text says what is measured. Contenders",
+            "took turns in one process; the machine is shared (others: cores that other processes used), so only ratios",
+            "mean anything.",
+            "",
+            f"- date: {facts['date']}",
+            f"- machine: {about['processor']}, {about['cores']} cores; {facts['threads']} thread(s); {facts['kernels']}",
+            f"- memory: {facts['memory_gb_per_s']} GB/s read; packing in ms: {json.dumps(facts['packing_ms'])}",
+            "",
+            table([[r[k] for k in keys] for r in rows], HEAD, markdown=True),
+        )
+    )
+
+
 def main() -> None:
     """Measure, print the table and write the JSON."""
     options = arguments()
@@ -184,7 +207,7 @@ def main() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its workers spin on after a product and slow the others
     import torch
 
-    from triloop.bench.measuring import machine, note, table
+    from triloop.bench.measuring import machine, note
     from triloop.kernels import native
 
     torch.set_num_threads(options.threads)
@@ -201,13 +224,18 @@ def main() -> None:
                     share = round(r["gb_per_s"] * 1e9 / read, 2) if memory == "cold" else None
                     rows.append({**r, "share": share})
                     note(json.dumps(rows[-1]))
-    keys = (*list(HEAD[:4]), "median_us", "best_us", "gops", "gb_per_s", "share", "times_triloop", "other_cores")
-    print(table([[r[k] for k in keys] for r in rows], HEAD, markdown=True))
-    facts = {"machine": machine(), "torch": torch.__version__, "kernels": native.describe(), "threads": options.threads}
+    facts = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "torch": torch.__version__,
+        "kernels": native.describe(),
+        "threads": options.threads,
+    }
     facts |= {"memory_gb_per_s": round(read * 1e-9, 2), "packing_ms": {s: packing(s) for s in options.shapes}}
-    print(json.dumps(facts))
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    print(page(facts, rows))
+    if options.out:
+        (options.out / "ternary_kernels.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+        (options.out / "ternary_kernels.md").write_text(page(facts, rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -136,6 +136,9 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--prompt", type=int, default=512, help="tokens of the prompt whose reading is timed")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--repeats", type=int, default=3)
+    p.add_argument(
+        "--limit", type=float, default=30.0, help="seconds of a first measurement above which one is left out"
+    )
     p.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     p.add_argument("--out", type=Path)
     return p.parse_args()
@@ -210,6 +213,7 @@ def measured(options: argparse.Namespace, opened: dict[str, Callable[[int, int],
         contenders = {name: open_(rows, length) for name, open_ in opened.items()}
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
         logits: dict[str, Tensor] = {}
+        slow: set[str] = set()
         for repeat in range(options.repeats + 1):
             for name, contender in contenders.items():
                 if reading:
@@ -218,6 +222,10 @@ def measured(options: argparse.Namespace, opened: dict[str, Callable[[int, int],
                     spent, logits[name] = generate(contender, prompts, options.steps)
                 if repeat:  # the first one warms up
                     seconds[name].append(spent)
+                elif spent > options.limit:
+                    print(f"left out: {name}, {work} {rows}: the first measurement took {spent:.0f} s", file=sys.stderr)
+                    slow.add(name)
+            contenders = {name: c for name, c in contenders.items() if name not in slow}
         tokens = options.prompt if reading else rows * options.steps
         for name in contenders:
             likeness = alike(logits["triloop"], logits[name])

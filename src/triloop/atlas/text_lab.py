@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +79,8 @@ class Text:
 
 
 @functools.cache
-def text(documents: int = 1200, windows: int = 160) -> Text:
-    """The same text for every row and seed: ``documents`` problems of each world to learn from (about 400,000 characters
+def text(documents: int = 900, windows: int = 160) -> Text:
+    """The same text for every row and seed: ``documents`` problems of each world to learn from (about 430,000 characters
     with the default), and held-out ones, of which ``windows`` windows are kept."""
     number = {c: i for i, c in enumerate(ALPHABET)}
     held = torch.tensor([number[c] for c in _written("eval", documents // 4)])
@@ -214,7 +213,9 @@ def distilled(
         logits, mine = outputs(decoder, windows)
         value = logits_kl(logits, wanted).mean()
         if features is not None:
-            value = value + weight * torch.stack([features(a, b).mean() for a, b in zip(mine, theirs, strict=True)]).mean()
+            value = (
+                value + weight * torch.stack([features(a, b).mean() for a, b in zip(mine, theirs, strict=True)]).mean()
+            )
         return value + labels * F.cross_entropy(logits, windows[:, 1:].flatten()) if labels else value
 
     return loss
