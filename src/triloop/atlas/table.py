@@ -23,11 +23,17 @@ from triloop.atlas.labellers import LABELLERS
 from triloop.atlas.likelihood import LIKELIHOOD
 from triloop.atlas.online import FRESH
 from triloop.atlas.outcome import DAPO, GRPO, GSPO, NFT
+from triloop.atlas.quantised import QUANTISED
+from triloop.atlas.quantised_scaling import SCALING
 from triloop.atlas.rewards_rl import REWARDS
 from triloop.atlas.routing import ROUTING
 from triloop.atlas.selfplay import PLAYS
 from triloop.atlas.steering import ANCHOR, FRONTIER, REST_EM
 from triloop.atlas.symbiosis import LIVING
+from triloop.atlas.ternary_blocks import BLOCKS
+from triloop.atlas.ternary_search import SEARCHED
+from triloop.atlas.ternary_shapes import ENOUGH
+from triloop.atlas.ternary_towers import TWO_TOWERS
 from triloop.atlas.truth import TRUTH
 from triloop.atlas.verbal import VERBAL_MORE
 from triloop.atlas.wishes import WISHES
@@ -64,6 +70,12 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             *LIVING,
             *PLAYS,
             *COMMUNICATION,
+            *QUANTISED,
+            *SCALING,
+            ENOUGH,
+            TWO_TOWERS,
+            *SEARCHED,
+            *BLOCKS,
         )
     }
 )

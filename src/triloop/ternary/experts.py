@@ -77,8 +77,8 @@ class Experts(nn.Module):
         rate: float = 1e-3,
         config: TernaryConfig | None = None,
     ) -> None:
-        """``hidden`` numbers in each expert, ``active`` of ``experts`` for a token, ``shared`` in the one for all (0: none).
-        ``rate`` of the biases; 0 leaves the load as it comes. ``config`` makes all experts ternary."""
+        """``hidden`` numbers in each expert, ``active`` of ``experts`` for a token, ``shared`` in the one for all (0:
+        none). ``rate`` of the biases; 0 leaves the load as it comes. ``config`` makes all experts ternary."""
         super().__init__()
         if not 1 <= active <= experts or min(width, hidden) < 1 or shared < 0 or rate < 0:
             raise ConfigError(
