@@ -27,6 +27,9 @@ TILE = 16
 PLAIN_HEAD = 4096
 """Up to this vocabulary the output head multiplies in fp32, as the learner's does: it is a small part of a step."""
 
+HEAD_BLOCK = 1024
+"""Tokens of a larger vocabulary multiplied at once: 1.1 to 1.7 times as fast as all of 32,000, at 4 to 256 rows."""
+
 
 class Decoding(Protocol):
     """Rows are numbered 0..rows-1. Position 0 marks a row that is free: what is computed for it means nothing."""
@@ -223,11 +226,18 @@ class KernelDecoding:
             following = blocks[i + 1].norm1 if i + 1 < len(blocks) else d.norm
             calls += self._layer(i, layer, n, following, normed if i + 1 < len(blocks) else last)
         if self._head.dtype == last.dtype:
-            calls.append(partial(torch.mm, last, self._head.t(), out=self._logits[:n]))
+            calls += self._read_out(last, n)
         else:
             calls.append(partial(normed.copy_, last))
-            calls.append(partial(torch.mm, normed, self._head.t(), out=self._logits[:n]))
+            calls += self._read_out(normed, n)
         return calls
+
+    def _read_out(self, x: Tensor, n: int) -> list[Callable[[], object]]:
+        """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
+        vocab = len(self._head)
+        block = vocab if vocab <= PLAIN_HEAD else HEAD_BLOCK
+        parts = [slice(i, min(i + block, vocab)) for i in range(0, vocab, block)]
+        return [partial(torch.mm, x, self._head[part].t(), out=self._logits[:n, part]) for part in parts]
 
     def _layer(self, i: int, layer: Layer, n: int, following: RMSNorm, into: Tensor) -> list[Callable[[], object]]:
         normed, x, delta = self._normed[:n], self._x[:n], self._delta[:n]
