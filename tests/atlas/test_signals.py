@@ -34,7 +34,7 @@ def _children(pid: int) -> set[int]:
         return set()
 
 
-def _until(true: object, seconds: float = 60) -> bool:
+def _until(true: object, seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if true():  # type: ignore[operator]
@@ -68,7 +68,7 @@ def test_no_worker_is_left_behind(tmp_path: Path, number: signal.Signals) -> Non
     assert len(workers) == 2
     process.send_signal(number)
     try:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=90)
         assert _until(lambda: not any(map(_alive, workers)), 10), "the workers went on"
     finally:
         for pid in filter(_alive, workers):
