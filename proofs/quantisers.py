@@ -33,10 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from triloop.atlas.text_lab import moved
 from triloop.loops.build import describe_machine, set_threads
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.ternary.config import QUANTISERS, TernaryConfig
-from triloop.ternary.convert import linears, ternarise
+from triloop.ternary.convert import ternarise
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k"
@@ -153,12 +154,6 @@ def judge(decoder: Decoder, documents: Sequence[Tensor]) -> float:
     return total / len(documents)
 
 
-def moved(decoder: Decoder, start: Mapping[str, Tensor]) -> float:
-    """How far the latent weights came: mean over layers of |W - W_0|_1 / |W_0|_1."""
-    parts = [(m.weight.detach(), start[f"{n}.weight"]) for n, m in linears(decoder).items()]
-    return sum(float((w - w0).abs().sum() / w0.abs().sum()) for w, w0 in parts) / len(parts)
-
-
 # -------------------------------------------------------------------- the runs
 
 
@@ -181,7 +176,6 @@ class Run:
     def tune(self, name: str, start: Decoder, config: TernaryConfig | None, bits: str = "") -> None:
         began = time.process_time()
         decoder = copy.deepcopy(start)
-        weights = {k: v.detach().clone() for k, v in start.named_parameters()}
         facts: dict[str, float] = {}
         if bits:
             facts["bytes"], facts["parameters"] = size(decoder, bits)
@@ -191,7 +185,7 @@ class Run:
         train(decoder, self.late, falling=True)
         self.loss[name] = judge(decoder, self.documents)
         if config is not None:
-            facts["moved"] = moved(decoder, weights)
+            facts["moved"] = moved(decoder, start)
         self.facts[name] = {**facts, "seconds": time.process_time() - began}
         print(self.seed, name, round(self.loss[name], 4), self.facts[name], flush=True)
 

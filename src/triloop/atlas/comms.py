@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triloop import rng
-from triloop.atlas.frame import Context, Contrast, Measured, Row
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means, transposed
 from triloop.comms import smoothness
 from triloop.comms.compressors import Dense, ScaledSign, TopK
 from triloop.comms.schemes import EF21, Direct, FedVote, Scheme, TernGrad, Vote
@@ -20,14 +19,6 @@ from triloop.comms.simulate import Fleet, Point, alone, descend, federate, inver
 from triloop.comms.updates import FedPAQ
 
 __all__ = ["COMMUNICATION", "ERROR_FEEDBACK", "PLURALITY", "TERNGRAD", "clusters", "quadratics"]
-
-
-def _transposed(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    return {name: [f[name] for f in found] for name in found[0]}
-
-
-def _means(by: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: float(f"{statistics.fmean(values):.5g}") for name, values in by.items()}
 
 
 # ------------------------------------------------------------------ a classification task
@@ -96,11 +87,11 @@ def _terngrad(context: Context) -> Measured:
         ends = {name: _trained(s, n, data, seed, layerwise=by) for name, (s, n, by) in arms.items()}
         bits = {name: end.bits for name, end in ends.items()}
         found.append({name: end.value for name, end in ends.items()})
-    by = _transposed(found)
+    by = transposed(found)
     return Measured(
         baseline=[by["fp32"], by["fp32_equal_bits"], by["one_scale_unclipped"]],
         treatment=[by["terngrad"]] * 3,
-        facts=_means(by) | {"megabits_a_worker": {name: round(b / 1e6, 2) for name, b in bits.items()}},
+        facts=means(by) | {"megabits_a_worker": {name: round(b / 1e6, 2) for name, b in bits.items()}},
     )
 
 
@@ -195,12 +186,12 @@ def _error_feedback(context: Context) -> Measured:
         f["off_theory"] = abs(f["saved"] / f["step_ratio"] - 1.0)
         f["off_weighted"] = abs(f["steps_w"] / f["steps_am"] - 1.0)
         found.append(f)
-    by = _transposed(found)
+    by = transposed(found)
     n = len(found)
     return Measured(
         baseline=[[1.0] * n, [0.1] * n, [0.05] * n, by["end_alone"]],
         treatment=[by["saved"], by["off_theory"], by["off_weighted"], by["end_ef21"]],
-        facts=_means(by) | {"bits_a_step": top.bits(WIDE), "bits_a_step_fp32": Dense().bits(WIDE)},
+        facts=means(by) | {"bits_a_step": top.bits(WIDE), "bits_a_step_fp32": Dense().bits(WIDE)},
     )
 
 
@@ -315,11 +306,11 @@ def _plurality(context: Context) -> Measured:
         bits = {name: points[-1].bits for name, (points, _, _) in ends.items()}
         votes = ends["fedvote"][2].common["all"]["deployed"].float()
         found[-1]["fedvote_deployed"] = _hard(votes, data)
-    by = _transposed(found)
+    by = transposed(found)
     return Measured(
         baseline=[by["fedavg_equal_bits"], by["fedpaq"], by["signs"], by["attacked_fedvote_no_credibility"]],
         treatment=[by["fedvote"], by["fedvote"], by["fedvote"], by["attacked_fedvote"]],
-        facts=_means(by) | {"kilobytes_a_worker": {name: round(b / 8e3, 1) for name, b in bits.items()}},
+        facts=means(by) | {"kilobytes_a_worker": {name: round(b / 8e3, 1) for name, b in bits.items()}},
     )
 
 

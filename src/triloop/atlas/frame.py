@@ -17,7 +17,18 @@ from typing import Any
 from triloop.errors import ConfigError
 from triloop.stats import Interval
 
-__all__ = ["Context", "Contrast", "Measured", "Row", "decide", "difference", "judge", "outcome"]
+__all__ = [
+    "Context",
+    "Contrast",
+    "Measured",
+    "Row",
+    "decide",
+    "difference",
+    "judge",
+    "means",
+    "outcome",
+    "transposed",
+]
 
 FEWEST_SEEDS = 3
 """Below this no interval is worth its name."""
@@ -116,6 +127,16 @@ class Row:
         """The rule of the verdict in words, fixed before the data that are recorded."""
         each = "; ".join(f"({i}) {c.words}" for i, c in enumerate(self.contrasts, start=1))
         return f"95 % t-interval over {len(self.seeds)} seeds. {each}. The verdict is the lowest of these."
+
+
+def transposed(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """One record a seed -> lists over the seeds, by name."""
+    return {name: [f[name] for f in found] for name in found[0]}
+
+
+def means(by: Mapping[str, Sequence[float]], *, digits: int = 5) -> dict[str, float]:
+    """The mean over seeds of each, in so many digits: facts beside the contrasts."""
+    return {name: float(f"{statistics.fmean(values):.{digits}g}") for name, values in by.items()}
 
 
 def difference(contrast: Contrast, baseline: Sequence[float], treatment: Sequence[float]) -> Interval:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from triloop.atlas import text_lab as lab
-from triloop.atlas.frame import Context, Contrast, Measured, Row
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means
 from triloop.nn.decoder import Decoder
 from triloop.ternary.activations import elastic_range
 from triloop.ternary.config import TernaryConfig
@@ -126,7 +126,7 @@ def _tequila(context: Context) -> Measured:
     return Measured(
         baseline=[by["absmean"], by["escaped_absmean"], [1e-4] * len(context.seeds)],
         treatment=[by["tequila"], by["escaped_tequila"], by["fused_apart"]],
-        facts=lab.means(by) | {"full_precision": round(lab.held_out(start), 4)},
+        facts=means(by) | {"full_precision": round(lab.held_out(start), 4)},
     )
 
 
@@ -190,7 +190,7 @@ def _normed(context: Context) -> Measured:
     return Measured(
         baseline=[by["neither"], by["distilled"]],
         treatment=[by["both"], by["both"]],
-        facts=lab.means(by) | {"full_precision": round(lab.held_out(start), 4)},
+        facts=means(by) | {"full_precision": round(lab.held_out(start), 4)},
     )
 
 
@@ -273,7 +273,7 @@ def _two_numbers(context: Context) -> Measured:
     return Measured(
         baseline=[by["scale"], by["absmean"], by["squares"]],
         treatment=[by["scale_and_shift"], by["scale_and_shift"], by["cosine"]],
-        facts=lab.means(by) | {"full_precision": round(lab.held_out(start), 4)},
+        facts=means(by) | {"full_precision": round(lab.held_out(start), 4)},
     )
 
 
@@ -369,7 +369,7 @@ def _statistics(context: Context) -> Measured:
     return Measured(
         baseline=[by["absmax_least_and_greatest"], by["absmax"], by["binary"]],
         treatment=[by["statistics"]] * 3,
-        facts=lab.means(by) | {"full_precision": round(lab.held_out(start), 4)},
+        facts=means(by) | {"full_precision": round(lab.held_out(start), 4)},
     )
 
 

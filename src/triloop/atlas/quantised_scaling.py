@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from triloop.atlas import text_lab as lab
-from triloop.atlas.frame import Context, Contrast, Measured, Row
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means
 from triloop.kernels.trits import to_trits
 from triloop.nn.decoder import Decoder
 from triloop.ternary.config import TernaryConfig
@@ -65,7 +65,7 @@ def _bitnet(context: Context) -> Measured:
     return Measured(
         baseline=[small, [8.0] * n, [1e-5] * n],
         treatment=[large, by["smaller"], by["packed_apart"]],
-        facts=lab.means(by),
+        facts=means(by),
     )
 
 
@@ -162,7 +162,7 @@ def _pareto(context: Context) -> Measured:
     return Measured(
         baseline=[by["moved_3"], by["loss_4"], by["loss_4"], by["loss_1"], by["loss_1"]],
         treatment=[by["moved_2"], by["loss_1.58"], by["loss_2"], by["loss_1.58"], by["loss_2"]],
-        facts=lab.means(by),
+        facts=means(by),
     )
 
 
@@ -247,7 +247,7 @@ def _spectra(context: Context) -> Measured:
     return Measured(
         baseline=[by["float"], by["post"], by["tri"]],
         treatment=[by["tri"], by["tri"], by["float_same_parameters"]],
-        facts=lab.means(by),
+        facts=means(by),
     )
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triloop import rng
-from triloop.atlas.frame import Context, Contrast, Measured, Row
-from triloop.atlas.ternary_shapes import Data, accuracy, fitted, made, means, transposed
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means, transposed
+from triloop.atlas.ternary_shapes import Data, accuracy, fitted, made
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.experts import Experts, GatedMLP, imbalance
@@ -95,7 +95,7 @@ def _mixture(context: Context) -> Measured:
     return Measured(
         baseline=[by["dense"], by["ternary_dense"], by["imbalance_experts_unbalanced"]],
         treatment=[by["experts"], by["ternary_experts"], by["imbalance_experts"]],
-        facts=means(by),
+        facts=means(by, digits=4),
     )
 
 
@@ -203,7 +203,7 @@ def _backbones(context: Context) -> Measured:
     return Measured(
         baseline=[by[f"transformer_{kind}_{LONG}"] for kind in ("fp32", "ternary")],
         treatment=[by[f"scan_{kind}_{LONG}"] for kind in ("fp32", "ternary")],
-        facts=means(by),
+        facts=means(by, digits=4),
     )
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triloop import rng
-from triloop.atlas.frame import Context, Contrast, Measured, Row
-from triloop.atlas.ternary_shapes import SHAPES, Data, batches, documents, made, means, transposed
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means, transposed
+from triloop.atlas.ternary_shapes import SHAPES, Data, batches, documents, made
 from triloop.kernels import ternary as kernels
 from triloop.kernels.trits import from_trits, to_trits
 from triloop.kernels.two_bits import from_two_bits, to_two_bits
@@ -86,7 +86,7 @@ def _packed(context: Context) -> Measured:
     return Measured(
         baseline=[[0.0] * n, [2.0] * n, [1.67] * n, [FULL] * n, [LOW] * n],
         treatment=[by["wrong"], by["bits_two"], by["bits_trits"], by["over_fp32"], by["over_unpacked"]],
-        facts=means(by) | {"instructions": kernels.level()},
+        facts=means(by, digits=4) | {"instructions": kernels.level()},
     )
 
 
@@ -202,7 +202,7 @@ def _search(context: Context) -> Measured:
             }
         )
     by = transposed(found)
-    return Measured(baseline=[by["random"]], treatment=[by["halving"]], facts=means(by))
+    return Measured(baseline=[by["random"]], treatment=[by["halving"]], facts=means(by, digits=4))
 
 
 SEARCH = Row(

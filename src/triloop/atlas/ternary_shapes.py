@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triloop import rng
-from triloop.atlas.frame import Context, Contrast, Measured, Row
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means, transposed
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import ternarise
 
@@ -27,24 +27,12 @@ __all__ = [
     "documents",
     "fitted",
     "made",
-    "means",
     "reversed_text",
-    "transposed",
     "walks",
 ]
 
 Data = tuple[Tensor, ...]
 """What a network is shown, and as the last one what it is to answer; -100 where nothing is asked."""
-
-
-def transposed(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Records of seeds -> lists by name."""
-    return {name: [f[name] for f in found] for name in found[0]}
-
-
-def means(by: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Their means, for a row's facts."""
-    return {name: float(f"{statistics.fmean(values):.4g}") for name, values in by.items()}
 
 
 def made(seed: int, build: Callable[[], nn.Module], quantiser: str | None = None) -> nn.Module:
@@ -226,7 +214,7 @@ def _enough(context: Context) -> Measured:
     return Measured(
         baseline=[*(by[f"{name} wide fp32"] for name in SHAPES), by["narrow gap"]],
         treatment=[*(by[f"{name} wide absmean"] for name in SHAPES), by["wide gap"]],
-        facts=means(by),
+        facts=means(by, digits=4),
     )
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triloop import rng
-from triloop.atlas.frame import Context, Contrast, Measured, Row
-from triloop.atlas.ternary_shapes import accuracy, block, fitted, made, means, transposed
+from triloop.atlas.frame import Context, Contrast, Measured, Row, means, transposed
+from triloop.atlas.ternary_shapes import accuracy, block, fitted, made
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import ternarise
 from triloop.ternary.distil import feature_cosine, logits_kl
@@ -124,7 +124,9 @@ def _two_towers(context: Context) -> Measured:
         found.append(f)
     by = transposed(found)
     facts = {"ternary_share_of_parameters": round(statistics.fmean(shares), 3)}
-    return Measured(baseline=[by["alone"], by["teacher"]], treatment=[by["distilled"]] * 2, facts=means(by) | facts)
+    return Measured(
+        baseline=[by["alone"], by["teacher"]], treatment=[by["distilled"]] * 2, facts=means(by, digits=4) | facts
+    )
 
 
 TWO_TOWERS = Row(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from triloop import rng
-from triloop.atlas.frame import Context
+from triloop.atlas.frame import Context, transposed
 from triloop.envs.arithmetic import Arithmetic
 from triloop.envs.attributes import Attributes
 from triloop.envs.attributes_skills import lessons
@@ -48,7 +48,6 @@ __all__ = [
     "fit",
     "held_out",
     "likelihood",
-    "means",
     "moved",
     "outputs",
     "shape",
@@ -271,9 +270,4 @@ def by_name(context: Context, one: Callable[[int], Mapping[str, float]]) -> dict
         found = [one(seed) for seed in context.seeds]
     finally:
         torch.set_num_threads(threads)
-    return {name: [float(f[name]) for f in found] for name in found[0]}
-
-
-def means(by: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The mean over seeds of each, in five digits: facts beside the contrasts."""
-    return {name: float(f"{statistics.fmean(values):.5g}") for name, values in by.items()}
+    return {name: [float(v) for v in values] for name, values in transposed(found).items()}

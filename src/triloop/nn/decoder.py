@@ -284,28 +284,6 @@ class Decoder(nn.Module):
         return self.logits(hidden).view(batch, time, -1)
 
     @torch.no_grad()
-    def read(
-        self,
-        ids: Int[Tensor, "prompts time"],
-        lengths: Int[Tensor, " prompts"],
-        keep: Callable[[int, Tensor, Tensor], None],
-    ) -> Float[Tensor, "prompts hidden"]:
-        """Right-padded prompts -> the state after the last token of each.
-
-        ``keep`` is shown the keys and values of every layer, [prompts * time, kv_heads, dim].
-        """
-        prompts, time = ids.shape
-        where = packing([time] * prompts, ids.device)
-        x = self.embed(ids.reshape(-1))
-        cos, sin = self._angles(where.positions)
-        for i, layer in enumerate(self.blocks):
-            qk, v = layer.project(x, cos, sin)
-            keep(i, qk[:, layer.heads :], v)
-            x = x + layer.out(_attend_packed(layer, qk, v, where))
-            x = x + layer.mlp(x)
-        last = torch.arange(prompts, device=ids.device) * time + lengths - 1
-        return self.norm(x.index_select(0, last))
-
     def prefill(
         self, ids: Int[Tensor, "prompts time"], lengths: Int[Tensor, " prompts"]
     ) -> tuple[Float[Tensor, "prompts vocab"], KVCache]:
@@ -315,12 +293,18 @@ class Decoder(nn.Module):
         seen = torch.arange(time, device=ids.device)[None, :] < lengths[:, None]
         cache.bias.masked_fill_(seen, 0.0)
 
-        def keep(index: int, keys: Tensor, values: Tensor) -> None:
-            shape = (prompts, time, *keys.shape[1:])
-            cache.keys[index].copy_(keys.reshape(shape).permute(0, 2, 3, 1))
-            cache.values[index].copy_(values.reshape(shape).transpose(1, 2))
-
-        return self.logits(self.read(ids, lengths, keep)), cache
+        where = packing([time] * prompts, ids.device)
+        x = self.embed(ids.reshape(-1))
+        cos, sin = self._angles(where.positions)
+        for i, layer in enumerate(self.blocks):
+            qk, v = layer.project(x, cos, sin)
+            keys = qk[:, layer.heads :].reshape(prompts, time, layer.kv_heads, layer.dim)
+            cache.keys[i].copy_(keys.permute(0, 2, 3, 1))
+            cache.values[i].copy_(v.reshape(prompts, time, layer.kv_heads, layer.dim).transpose(1, 2))
+            x = x + layer.out(_attend_packed(layer, qk, v, where))
+            x = x + layer.mlp(x)
+        last = torch.arange(prompts, device=ids.device) * time + lengths - 1
+        return self.logits(self.norm(x.index_select(0, last))), cache
 
     @torch.no_grad()
     def decode(

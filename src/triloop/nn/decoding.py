@@ -175,8 +175,8 @@ class KernelDecoding:
         row = rows.repeat_interleave(lengths)
 
         def keep(index: int, joint: Tensor) -> None:
-            layer, joint = d.blocks[index], joint.contiguous()
-            given = (joint, row, where.positions, *self._turned(layer)[:2], self._turned(layer)[3])
+            cos, sin, _, key_norm = self._turned(d.blocks[index])
+            given = (joint.contiguous(), row, where.positions, cos, sin, key_norm)
             into = (self._keys[index], self._values[index])
             sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self.length)
             self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
