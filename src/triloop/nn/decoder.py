@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from triloop.errors import ModelError
 from triloop.kernels import train
-from triloop.nn.fused import add_norm, rms_norm, rotated, swiglu
+from triloop.nn.fused import Linear, add_norm, linear, rms_norm, rotated, swiglu
 from triloop.nn.packing import Packing, gathered, packing, spread
 from triloop.nn.rope import rope_frequencies
 
@@ -158,13 +158,13 @@ class Layer(nn.Module):
         self.window = c.sliding_window if index in c.sliding_layers else None
         self.shape = train.AttentionShape(c.num_heads, c.num_kv_heads, c.head_dim, self.window or 0, c.norm_eps)
         self.norm1 = RMSNorm(c.hidden_size, c.norm_eps)
-        self.qkv = nn.Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.qkv_bias)
+        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.qkv_bias)
         self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
-        self.out = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
+        self.out = Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
         self.norm2 = RMSNorm(c.hidden_size, c.norm_eps)
-        self.gate_up = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
-        self.down = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+        self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
+        self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
 
     def mlp(self, x: Tensor) -> Tensor:
         return self.down(swiglu(self.gate_up(self.norm2(x))))
@@ -248,7 +248,7 @@ class Decoder(nn.Module):
         return angle.cos() * self.rope_scale, angle.sin() * self.rope_scale
 
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
-        return F.linear(hidden, self.output_weight)
+        return linear(hidden, self.output_weight)
 
     def packed(
         self, ids: Int[Tensor, " tokens"], where: Packing, keep: Callable[[int, Tensor], None] | None = None
