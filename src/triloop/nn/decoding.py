@@ -292,15 +292,17 @@ class KernelDecoding:
             self._norm(x, delta, following, into),
         ]
 
-    def _product(self, x: Tensor, linear: nn.Module, out: Tensor) -> Callable[[], object]:
-        if isinstance(linear, OwnProduct):
-            return linear.into(x, out)
-        assert isinstance(linear, nn.Linear)
-        bias = None if linear.bias is None else linear.bias.detach()
-        if id(linear) in self._panels:
-            return panels.prepared(x, self._panels[id(linear)], bias, out)
-        weight = linear.weight.detach().t()
-        return partial(torch.mm, x, weight, out=out) if bias is None else partial(torch.addmm, bias, x, weight, out=out)
+    def _product(self, x: Tensor, layer: nn.Module, out: Tensor) -> Callable[[], object]:
+        if isinstance(layer, OwnProduct):
+            return layer.into(x, out)
+        assert isinstance(layer, nn.Linear)
+        own = {name: p.detach() for name, p in layer.named_parameters()}
+        weight, bias = own["weight"], own.get("bias")
+        if id(layer) in self._panels:
+            return panels.prepared(x, self._panels[id(layer)], bias, out)
+        if bias is None:
+            return partial(torch.mm, x, weight.t(), out=out)
+        return partial(torch.addmm, bias, x, weight.t(), out=out)
 
     def _norm(self, x: Tensor, delta: Tensor | None, norm: RMSNorm, out: Tensor) -> Callable[[], object]:
         kind = self._t + (".float" if out.dtype != self.decoder.dtype else "")

@@ -74,9 +74,9 @@ def _plain(x: Tensor) -> bool:
 
 
 def linear(
-    x: Float[Tensor, "n in"], weight: Float[Tensor, "out in"], bias: Tensor | None = None
-) -> Float[Tensor, "n out"]:
-    """x weight^T + bias; in fp32 on the processor each number is summed in one order, whatever else is computed."""
+    x: Float[Tensor, "*batch in"], weight: Float[Tensor, "out in"], bias: Tensor | None = None
+) -> Float[Tensor, "*batch out"]:
+    """x weight^T + bias; of rows in fp32 on the processor each number is summed in one order, whatever else is computed."""
     if x.ndim == 2 and panels.usable(x, weight):
         return panels.Product.apply(x, weight, bias)
     return F.linear(x, weight, bias)
