@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from triloop.errors import ModelError
 from triloop.kernels import train
 from triloop.nn.fused import Linear, add_norm, linear, rms_norm, rotated, swiglu
+from triloop.nn.lean import Embedding
 from triloop.nn.packing import Packing, gathered, packing, spread
 from triloop.nn.rope import rope_frequencies
 
@@ -188,15 +189,22 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([Layer(config, i) for i in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.value_head: nn.Linear | None = None
         # Not a buffer: rounded to bf16 with the weights, angles of far positions would be off by whole turns.
-        self.inverse_frequency, self.rope_scale = rope_frequencies(
-            config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
-        )
+        with torch.device("cpu"):
+            self.inverse_frequency, self.rope_scale = rope_frequencies(
+                config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
+            )
+
+    @classmethod
+    def empty(cls, config: DecoderConfig) -> Decoder:
+        """Without memory for weights, which ``load_state_dict(..., assign=True)`` brings."""
+        with torch.device("meta"):
+            return cls(config)
 
     def initialise(self, seed: int, std: float = 0.02) -> Decoder:
         """Fresh weights: normal(0, std); projections back into the residual stream scaled by 1/sqrt(2 layers)."""
