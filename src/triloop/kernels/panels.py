@@ -19,7 +19,7 @@ from torch import Tensor
 from triloop.kernels import native
 from triloop.kernels.train import product_type
 
-__all__ = ["Product", "lay_out", "prepared", "room", "usable"]
+__all__ = ["Product", "lay_out", "prepared", "room", "tally", "usable"]
 
 WIDEST = 32
 """Outputs of a panel, at most."""
@@ -55,6 +55,16 @@ def prepared(
     p = native.pointer
     sizes = (len(x), x.shape[1], out.shape[1], torch.get_num_threads())
     return partial(native.function("panel_product", "ppppiiii"), p(x), p(panels), p(bias), p(out), *sizes)
+
+
+def tally() -> tuple[int, float]:
+    """Operations (two for each multiply-add) and seconds of all these products in this process so far."""
+    if not native.available():
+        return 0, 0.0
+    out = torch.zeros(2, dtype=torch.int64)
+    native.function("panel_tally", "p")(native.pointer(out))
+    pairs, nanoseconds = out.tolist()
+    return 2 * pairs, nanoseconds / 1e9
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
