@@ -60,6 +60,7 @@ def _add_export(commands: Any) -> None:
     p.add_argument(
         "--type", metavar="NAME", help="gguf: f32, f16, tq1_0 or tq2_0 (f16); packed: f32 or f16 of the rest (f32)"
     )
+    p.add_argument("--rest", metavar="NAME", help="gguf: f16 or f32 of embeddings and output head (as --type; tq: f16)")
     p.add_argument(
         "--out", type=Path, metavar="PATH", help="folder, .gguf, .jsonl or .parquet (RUN/export-FORMAT for models)"
     )
@@ -110,8 +111,8 @@ def export(args: argparse.Namespace, screen: Screen) -> int:
         return forms.export(args, screen)
     if args.format not in _ROWS:
         raise UsageError(f"--format is {args.format!r}; expected one of {', '.join((*forms.FORMATS, *_ROWS))}")
-    if args.type is not None or args.best:
-        raise UsageError(f"--type and --best are of models; --format {args.format} writes rows, leave them out")
+    if args.type is not None or args.rest is not None or args.best:
+        raise UsageError(f"--type, --rest and --best are of models; --format {args.format} writes rows, leave them out")
     return _rows(args, screen)
 
 

@@ -21,6 +21,7 @@ __all__ = ["FORMATS", "bring_in", "export"]
 FORMATS = ("hf", "bitnet", "gguf", "packed")
 _TYPES = {"gguf": ("f32", "f16", "tq1_0", "tq2_0"), "packed": ("f32", "f16")}
 _DEFAULT = {"gguf": "f16", "packed": "f32"}
+_RESTS = ("f16", "f32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ def export(args: argparse.Namespace, screen: Screen) -> int:
     if args.type is not None and args.type not in kinds:
         ours = f"expected one of {', '.join(kinds)}" if kinds else f"--format {args.format} has no types; leave it out"
         raise UsageError(f"--type is {args.type!r}; {ours}")
+    if args.rest is not None and (args.format != "gguf" or args.rest not in _RESTS):
+        raise UsageError(f"--rest is {args.rest!r}; expected one of {', '.join(_RESTS)}, with --format gguf")
     source = _source(args)
     target = args.out if args.out is not None else _beside(args)
     if args.format != "gguf" and target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -100,6 +103,8 @@ def _write(args: argparse.Namespace, source: _Source, target: Path) -> dict[str,
         return {}
     policy = NativePolicy.load(source.path)
     kind = args.type or _DEFAULT.get(args.format, "")
+    if args.format == "gguf":
+        return _gguf(target, policy.decoder, policy.tokenizer, kind, args.rest)
     return _WRITERS[args.format](target, policy.decoder, policy.tokenizer, kind)
 
 
@@ -133,10 +138,10 @@ def _bitnet(target: Path, decoder: Decoder, tokenizer: Tokenizer, _: str) -> dic
     return {"bytes": save_bitnet(target, decoder, tokenizer)}
 
 
-def _gguf(target: Path, decoder: Decoder, tokenizer: Tokenizer, kind: str) -> dict[str, Any]:
+def _gguf(target: Path, decoder: Decoder, tokenizer: Tokenizer, kind: str, rest: str | None) -> dict[str, Any]:
     from triloop.policies.formats.gguf_file import write_gguf
 
-    report = write_gguf(target, decoder, tokenizer, type=kind, name=target.stem)
+    report = write_gguf(target, decoder, tokenizer, type=kind, rest=rest, name=target.stem)
     facts = {"type": kind, "architecture": report.architecture, "bytes": report.bytes}
     return {**facts, "bits": report.bits, "notes": list(report.notes)}
 
@@ -151,7 +156,7 @@ def _packed(target: Path, decoder: Decoder, tokenizer: Tokenizer, kind: str) -> 
     return {"type": kind, "bytes": report.bytes, "bits": report.bits}
 
 
-_WRITERS = {"hf": _hf, "bitnet": _bitnet, "gguf": _gguf, "packed": _packed}
+_WRITERS = {"hf": _hf, "bitnet": _bitnet, "packed": _packed}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -12,6 +12,10 @@ in order, s[t] comes last. So ``product`` equals ``reference``, torch's operatio
 every processor, for any number of rows and of threads. Scale and shift belong to the matrix, its rows, or groups of
 columns of a row; one scale for all columns is one group. int8 per token and absmean codes: BitNet b1.58, arXiv:2402.17764.
 
+With ``block``, every block of so many columns of a row has an s of its own (``quantise_blocks``), and in llama.cpp's order
+
+    y[t, o] = sum_b (D[t, o, b] (w_scale[o, g] s[t, b]) + T[t, b] (w_shift[o, g] s[t, b]))          g: the group of block b
+
 Without the compiled library torch computes the same numbers, far slower. What ``moved`` put on a GPU is multiplied there by
 a Triton kernel from the same layout, and by torch where Triton does not work; both give these numbers too.
 """
@@ -29,6 +33,7 @@ from torch import Tensor
 
 from triloop.errors import UsageError
 from triloop.kernels import native, ternary_triton
+from triloop.kernels.rows import quantise_rows, torch_blocks, torch_rows
 
 __all__ = [
     "MOST_COLUMNS",
@@ -50,8 +55,6 @@ SIDE = 64
 """Rows and columns of a tile of the layout."""
 MOST_COLUMNS = 98_304
 """Sums of masked bytes, up to 170 * 128 a column, stay in int32."""
-FLOOR = 1e-5
-"""The smallest largest magnitude of a row of activations: a row of zeros has a scale all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,29 +216,30 @@ def _threads() -> int:
 
 
 def product(
-    x: Float[Tensor, "n in"], packed: PackedTernary, out: Float[Tensor, "n out"] | None = None
+    x: Float[Tensor, "n in"], packed: PackedTernary, out: Float[Tensor, "n out"] | None = None, *, block: int = 0
 ) -> Float[Tensor, "n out"]:
     """Rows of activations, quantised to int8, times the packed weights, in fp32: see the head of this file. No gradient.
 
-    A row that holds a NaN or an infinity gives NaN everywhere, the others are not touched by it.
+    ``block``: columns of a row that share a scale, a multiple of 64; groups are multiples of it. 0: all. A row that holds a
+    NaN or an infinity gives NaN everywhere, the others are not touched by it. Raises UsageError for other blocks.
     """
-    _fits(x, packed)
+    _fits(x, packed, block)
     if x.device.type != "cpu" or not native.available():
-        y = _elsewhere(x.detach().float(), packed)
+        y = _elsewhere(x.detach().float(), packed, block)
         return y if out is None else out.copy_(y)
     x = x.detach().float().contiguous()
     if out is None:
         out = torch.empty(len(x), packed.rows)
-    prepared(x, packed, out)()
+    prepared(x, packed, out, block=block)()
     return out
 
 
-def _elsewhere(x: Tensor, packed: PackedTernary) -> Tensor:
+def _elsewhere(x: Tensor, packed: PackedTernary, block: int) -> Tensor:
     """Without the compiled library: on a GPU by Triton where that works."""
     if not ternary_triton.usable(str(x.device)):
-        return reference(x, packed)
-    q, scale = _quantised(x)
-    sizes = {"rows": packed.rows, "group": packed.group}
+        return reference(x, packed, block=block)
+    q, scale = torch_blocks(x, block) if block else torch_rows(x)
+    sizes = {"rows": packed.rows, "group": packed.group, "block": block}
     return ternary_triton.multiply(q, scale, packed.tiles, packed.scales, packed.shifts, **sizes)
 
 
@@ -250,19 +254,22 @@ class _Prepared:
         self.call()
 
 
-def prepared(x: Float[Tensor, "n in"], packed: PackedTernary, out: Float[Tensor, "n out"]) -> Callable[[], object]:
-    """The call that writes ``product(x, packed)`` into ``out``, for lists of calls on the same memory.
+def prepared(
+    x: Float[Tensor, "n in"], packed: PackedTernary, out: Float[Tensor, "n out"], *, block: int = 0
+) -> Callable[[], object]:
+    """The call that writes ``product(x, packed, block=block)`` into ``out``, for lists of calls on the same memory.
 
     ``x`` and ``out`` are contiguous and in fp32.
     """
+    _fits(x, packed, block)
     assert out.shape == (len(x), packed.rows), f"out is {tuple(out.shape)}, expected {(len(x), packed.rows)}"
     if not native.available():
-        return lambda: out.copy_(reference(x, packed))
+        return lambda: out.copy_(reference(x, packed, block=block))
     assert x.dtype == out.dtype == torch.float32
     p = native.pointer
     given = (p(x), p(packed.tiles), p(packed.scales), p(packed.shifts), p(out))
-    sizes = (len(x), packed.rows, packed.columns, packed.group, _threads())
-    return _Prepared(partial(native.function("ternary_product", "pppppiiiii"), *given, *sizes), (x, packed, out))
+    sizes = (len(x), packed.rows, packed.columns, packed.group, block, _threads())
+    return _Prepared(partial(native.function("ternary_product", "pppppiiiiii"), *given, *sizes), (x, packed, out))
 
 
 def moved(packed: PackedTernary, device: torch.device | str) -> PackedTernary:
@@ -302,61 +309,50 @@ def float_product(x: Float[Tensor, "n in"], packed: PackedTernary) -> Float[Tens
     return out
 
 
-def quantise_rows(x: Float[Tensor, "n in"]) -> tuple[Int8[Tensor, "n in"], Float[Tensor, " n"]]:
-    """Every row as whole numbers from -127 to 127 and their scale; the same numbers as ``product`` uses. No gradient.
-
-        scale = max(max |x|, 1e-5) / 127,   q = round(x / scale), halves to even
-
-    Both are true divisions, which round alike on every device; a multiplication by 1 / scale would not give the same q.
-    A row with a NaN or an infinity has scale NaN and q = 0.
-    """
-    x = x.detach().float()
-    if x.device.type == "cpu" and native.available():
-        x, p = x.contiguous(), native.pointer
-        q, scale = torch.empty_like(x, dtype=torch.int8), torch.empty(len(x))
-        native.function("ternary_quantise", "pppiii")(p(x), p(q), p(scale), *x.shape, _threads())
-        return q, scale
-    return _quantised(x)
-
-
 # ---------------------------------------------------------------------- the same in torch
 
 
-def reference(x: Float[Tensor, "n in"], packed: PackedTernary) -> Float[Tensor, "n out"]:
+def reference(x: Float[Tensor, "n in"], packed: PackedTernary, *, block: int = 0) -> Float[Tensor, "n out"]:
     """What ``product`` must give to the last bit: a training-time forward pass on unpacked codes.
 
     Sums of products of whole numbers stay below 2^24, where fp32 is exact in any order.
     """
-    _fits(x, packed)
-    q, scale = _quantised(x.detach().float())
-    return _scaled(q.float(), _codes(packed).float(), packed) * scale[:, None]
+    _fits(x, packed, block)
+    x, codes = x.detach().float(), _codes(packed).float()
+    if block:
+        q, scale = torch_blocks(x, block)
+        return _scaled(q.float(), codes, packed, scale, block)
+    q, scale = torch_rows(x)
+    return _scaled(q.float(), codes, packed) * scale[:, None]
 
 
-def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    top = x.abs().amax(1)
-    # a tensor of 127: torch divides by a Python number through its reciprocal on some devices
-    scale = top.clamp_min(FLOOR) / torch.full_like(top, 127.0)
-    scale = torch.where(top.isfinite(), scale, torch.nan)
-    return (x / scale[:, None]).nan_to_num_(0.0).round_().to(torch.int8), scale
-
-
-def _scaled(x: Tensor, codes: Tensor, packed: PackedTernary) -> Tensor:
+def _scaled(x: Tensor, codes: Tensor, packed: PackedTernary, s: Tensor | None = None, block: int = 0) -> Tensor:
+    """Over groups in order, or with the scales ``s`` [n, blocks] of activations over blocks."""
     total: Tensor | None = None
-    for g in range(packed.groups):
-        part = slice(g * packed.group, (g + 1) * packed.group)
-        y = (x[:, part] @ codes[:, part].t()) * packed.scales[g, : packed.rows]
-        if packed.shifts is not None:
-            y = y + x[:, part].sum(1, keepdim=True) * packed.shifts[g, : packed.rows]
+    width = min(packed.group, block) if block else packed.group
+    for i, start in enumerate(range(0, packed.columns, width)):
+        part, g = slice(start, start + width), start // packed.group
+        w, b = packed.scales[g, : packed.rows], None if packed.shifts is None else packed.shifts[g, : packed.rows]
+        if s is not None:
+            w, b = w * s[:, i, None], None if b is None else b * s[:, i, None]
+        y = (x[:, part] @ codes[:, part].t()) * w
+        if b is not None:
+            y = y + x[:, part].sum(1, keepdim=True) * b
         total = y if total is None else total + y
     assert total is not None
     return total
 
 
-def _fits(x: Tensor, packed: PackedTernary) -> None:
+def _fits(x: Tensor, packed: PackedTernary, block: int = 0) -> None:
     if x.ndim != 2 or x.shape[1] != packed.columns or x.device != packed.tiles.device:
         raise UsageError(
             f"activations of shape {tuple(x.shape)} on {x.device} for a packed {packed.rows} x {packed.columns} matrix on "
             f"{packed.tiles.device}; expected [n, {packed.columns}] there"
+        )
+    if block < 0 or block % SIDE or (block and packed.groups > 1 and packed.group % block):
+        raise UsageError(
+            f"blocks of {block} activations for groups of {packed.group} weights; expected a multiple of {SIDE} of which "
+            "the group is a multiple"
         )
 
 

@@ -1,6 +1,6 @@
 """What a quantised product reads: rows of whole numbers with their scales, and how a gradient passes them.
 
-x_hat[t, i] = scale[t] codes[t, i] + zero
+x_hat[t, i] = scale[t, block of i] codes[t, i] + zero
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from triloop.kernels.ternary import quantise_rows
-from triloop.ternary.quantisers import FLOOR
+from triloop.kernels.rows import BLOCK, quantise_blocks, quantise_rows
+from triloop.ternary.quantisers import FLOOR, spread
 
-__all__ = ["Rows", "elastic", "elastic_range", "elastic_start", "int8", "unquantised"]
+__all__ = ["PACKED", "Rows", "elastic", "elastic_range", "elastic_start", "int8", "int8_blocks", "unquantised"]
+
+PACKED = {"int8": 0, "int8-256": BLOCK}
+"""Activations that the packed kernels quantise themselves, and the neighbours that share a scale; 0: all of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +27,15 @@ class Rows:
 
     codes: Int8[Tensor, "n in"] | Float[Tensor, "n in"]
     """Whole numbers from -128 to 127; without quantisation the activations themselves."""
-    scale: Float[Tensor, "rows 1"] | None = None
-    """rows: n, or 1 for all."""
+    scale: Float[Tensor, "rows blocks"] | None = None
+    """rows: n, or 1 for all. blocks: 1, or one for every ``block`` inputs, the last of them maybe smaller."""
     zero: Float[Tensor, "1 1"] | None = None
+    block: int = 0
 
     def dense(self) -> Float[Tensor, "n in"]:
         """What the codes stand for, in fp32."""
-        x = self.codes.float() if self.scale is None else self.codes * self.scale
+        columns = self.codes.shape[1]
+        x = self.codes.float() if self.scale is None else self.codes * spread(self.scale, self.block, columns)
         return x if self.zero is None else x.add_(self.zero)
 
 
@@ -46,6 +51,15 @@ def int8(x: Float[Tensor, "n in"]) -> tuple[Float[Tensor, "n in"], Rows]:
     """
     codes, scale = quantise_rows(x.detach())
     return x, Rows(codes=codes, scale=scale.view(-1, 1))
+
+
+def int8_blocks(x: Float[Tensor, "n in"]) -> tuple[Float[Tensor, "n in"], Rows]:
+    """Per token and block of 256 neighbours: codes = round(x r), r = 127 / max |x|, scale = 1 / r, as llama.cpp's Q8_K.
+
+    The gradient passes straight through.
+    """
+    codes, scale = quantise_blocks(x.detach())
+    return x, Rows(codes=codes, scale=scale, block=BLOCK)
 
 
 def elastic_range(bits: int) -> tuple[int, int]:

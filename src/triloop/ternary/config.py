@@ -14,8 +14,10 @@ __all__ = ["ACTIVATIONS", "GRANULARITIES", "QUANTISERS", "Quantiser", "TernaryCo
 GRANULARITIES = ("tensor", "channel", "group")
 """What shares a scale: all weights of a matrix, those of one output, or ``group`` neighbours of one output's."""
 
-ACTIVATIONS = ("int8", "none", "elastic")
-"""int8: per token by its largest magnitude; none: as they come; elastic: a learned scale and zero point (S002)."""
+ACTIVATIONS = ("int8", "int8-256", "none", "elastic")
+"""int8: per token by its largest magnitude; int8-256: per token and block of 256 inputs, with weight scales in half
+precision, as llama.cpp multiplies TQ1_0 and TQ2_0 (its Q8_K); none: as they come; elastic: a learned scale and zero point
+(S002)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class TernaryConfig:
     group: int = 0
     """Neighbouring inputs that share a scale; only for granularity group. The last group may be smaller."""
     activations: str = "int8"
-    """int8, none or elastic."""
+    """int8, int8-256 (what llama.cpp computes), none or elastic."""
     activation_bits: int = 8
     """Bits of elastic activations: 1 (-1, 1), 2 (-1, 0, 1), or 3 to 8."""
     norm: bool = False
@@ -106,6 +108,11 @@ class TernaryConfig:
             raise ConfigError(
                 f"group {self.group} with granularity {self.granularity}: give a positive group with granularity "
                 "group, and none with another"
+            )
+        if self.activations == "int8-256" and self.group % 256:
+            raise ConfigError(
+                f"group {self.group} with activations int8-256: expected a multiple of 256, so that a block of activations "
+                "meets one scale of a weight"
             )
         if not 1 <= self.activation_bits <= 8:
             raise ConfigError(f"activation_bits {self.activation_bits} is not between 1 and 8")

@@ -125,7 +125,7 @@ class TernaryLinear(nn.Module, OwnProduct):
         if self.config.activations == "none":
             return activations.unquantised(x)
         if self.input_scale is None or self.input_zero is None:
-            return activations.int8(x)
+            return activations.int8_blocks(x) if self.config.activations == "int8-256" else activations.int8(x)
         return activations.elastic(x, self.input_scale, self.input_zero, self.config.activation_bits)
 
     def _differentiable(self) -> tuple[Tensor, Tensor | None, Quantised]:
@@ -142,9 +142,9 @@ class TernaryLinear(nn.Module, OwnProduct):
         return y if bias is None else y + bias
 
     def _kept_product(self, x: Tensor) -> Tensor:
-        packable = self.config.kind.packable
-        if packable and self.config.activations == "int8":
-            y = kernels.product(x, self._pack())
+        packable, block = self.config.kind.packable, activations.PACKED.get(self.config.activations)
+        if packable and block is not None:
+            y = kernels.product(x, self._pack(), block=block)
         elif packable and x.device.type == "cpu" and self.config.activations == "none":
             y = kernels.float_product(x, self._pack())
         else:
@@ -168,8 +168,8 @@ class TernaryLinear(nn.Module, OwnProduct):
         c = self.config
         if not c.kind.packable:
             return f"the quantiser {c.quantiser} has codes {c.kind.codes}, the kernels know -1, 0 and 1"
-        if c.activations != "int8":
-            return f"activations are {c.activations}, the kernels read int8 per token"
+        if c.activations not in activations.PACKED:
+            return f"activations are {c.activations}, the kernels read {' and '.join(activations.PACKED)}"
         if self.share < 1:
             return f"the gradual schedule stands at {self.share:.3g}; it must have come to 1"
         return None
@@ -177,6 +177,7 @@ class TernaryLinear(nn.Module, OwnProduct):
     def prepared(self) -> kernels.PackedTernary:
         """The weight packed for ``kernels.product(normed(x), prepared()) + fused_bias()``; again when it has changed.
 
+        With activations int8-256 the product takes ``block=256``.
         Raises ConfigError where the kernels cannot compute the product.
         """
         why = self.unpackable()
@@ -197,7 +198,8 @@ class TernaryLinear(nn.Module, OwnProduct):
         plain = self.unpackable() is None and self.norm_weight is None and x.dtype == out.dtype == torch.float32
         if not plain:
             return lambda: out.copy_(self(x))
-        multiply, bias = kernels.prepared(x, self.prepared(), out), self.fused_bias()
+        block = activations.PACKED[self.config.activations]
+        multiply, bias = kernels.prepared(x, self.prepared(), out, block=block), self.fused_bias()
         if bias is None:
             return multiply
 

@@ -1,8 +1,9 @@
 """The quantised product: whole numbers are multiplied and summed first, scales come after.
 
     y[t, o] = x_scale[t] (sum_g w_scale[o, g] D[t, o, g] + w_shift[o, g] S[t, g]) + zero W[o]
+    y[t, o] = sum_b (w_scale[o, g] x_scale[t, b]) D[t, o, b] + (w_shift[o, g] x_scale[t, b]) S[t, b]
 
-with D[t, o, g] = sum of x_codes w_codes over the inputs of group g, S[t, g] = sum of x_codes, W[o] = sum of w_hat. D and S
+the second where blocks b of activations have scales of their own, and g is the group that b lies in. With D[t, o, g] = sum of x_codes w_codes over the inputs of group g, S[t, g] = sum of x_codes, W[o] = sum of w_hat. D and S
 are whole numbers below 2^24 for up to 16,500 inputs of four-bit codes, 132,000 of ternary ones: fp32 holds them exactly
 whatever the order of summation, and so do TF32 products. The packed kernels compute the same D in int32 and go on in the
 same order, each step rounded (``triloop.kernels.ternary``): learner and sampler get the same numbers to the last bit.
@@ -25,25 +26,30 @@ __all__ = ["multiply", "product"]
 def multiply(rows: Rows, weight: Quantised) -> Float[Tensor, "n out"]:
     """The product of what both stand for, in fp32; no gradient."""
     x = rows.codes.float()
-    y = _scaled(x, weight)
-    if rows.scale is not None:
+    y = _scaled(x, weight, rows)
+    if rows.scale is not None and not rows.block:
         y.mul_(rows.scale)
     if rows.zero is not None:
         y.add_(rows.zero * _scaled(torch.ones_like(x[:1]), weight))
     return y
 
 
-def _scaled(x: Tensor, weight: Quantised) -> Tensor:
-    """sum_g scale D + shift S."""
+def _scaled(x: Tensor, weight: Quantised, rows: Rows | None = None) -> Tensor:
+    """sum_g scale D + shift S, over blocks of ``rows`` where it has some."""
     columns, groups = x.shape[1], weight.scale.shape[1]
-    width = columns if groups == 1 else weight.group
+    group = columns if groups == 1 else weight.group
+    s = rows.scale if rows is not None and rows.block else None
+    width = group if rows is None or s is None else min(rows.block, group)
     total: Tensor | None = None
-    for g in range(groups):
-        part = slice(g * width, min(columns, (g + 1) * width))
+    for i, start in enumerate(range(0, columns, width)):
+        part, g = slice(start, start + width), start // group
+        w, b = weight.scale[:, g], None if weight.shift is None else weight.shift[:, g]
+        if s is not None:
+            w, b = w * s[:, i, None], None if b is None else b * s[:, i, None]
         xg = x[:, part]
-        y = (xg @ weight.codes[:, part].float().t()).mul_(weight.scale[:, g])
-        if weight.shift is not None:
-            y.add_(xg.sum(1, keepdim=True) * weight.shift[:, g])  # rounded before it is added, as the kernels do
+        y = (xg @ weight.codes[:, part].float().t()).mul_(w)
+        if b is not None:
+            y.add_(xg.sum(1, keepdim=True) * b)  # rounded before it is added, as the kernels do
         total = y if total is None else total.add_(y)
     assert total is not None
     return total
@@ -63,7 +69,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_hat: Tensor, w_hat: Tensor, rows: Rows, weight: Quantised) -> Tensor:
         ctx.save_for_backward(rows.codes, rows.scale, rows.zero, weight.codes, weight.scale, weight.shift)
-        ctx.group, ctx.type = weight.group, x_hat.dtype
+        ctx.group, ctx.block, ctx.type = weight.group, rows.block, x_hat.dtype
         with torch.autocast(x_hat.device.type, enabled=False):
             return multiply(rows, weight)
 
@@ -75,5 +81,5 @@ class _Product(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 to_x = (grad @ Quantised(codes=codes, scale=scale, shift=shift, group=ctx.group).dense()).to(ctx.type)
             if ctx.needs_input_grad[1]:
-                to_w = grad.t() @ Rows(codes=x_codes, scale=x_scale, zero=zero).dense()
+                to_w = grad.t() @ Rows(codes=x_codes, scale=x_scale, zero=zero, block=ctx.block).dense()
         return to_x, to_w, None, None

@@ -24,6 +24,8 @@ __all__ = ["FLOOR", "Quantised", "clipping", "initial", "quantise", "spread", "s
 
 FLOOR = 1e-5
 """The smallest scale: a matrix of zeros must not divide by zero."""
+HALF_MOST = 65_504.0
+"""The largest number in half precision."""
 
 Cells = tuple[Tensor, Tensor, Tensor | None]
 """Codes [cells, n] (whole numbers in fp32), scale [cells, 1], shift [cells, 1] or None."""
@@ -75,9 +77,12 @@ def quantise(
     codes = _join([d[0] for d in done], w).to(torch.int8)
     rows = 1 if config.shared_by == "tensor" else w.shape[0]
     shifts = [d[2] for d in done if d[2] is not None]
+    scale = torch.cat([d[1].view(rows, -1) for d in done], 1)
+    if config.activations == "int8-256":  # what llama.cpp reads from TQ1_0 and TQ2_0
+        scale = scale.clamp(-HALF_MOST, HALF_MOST).half().float()
     return Quantised(
         codes=codes,
-        scale=torch.cat([d[1].view(rows, -1) for d in done], 1),
+        scale=scale,
         shift=torch.cat([s.view(rows, -1) for s in shifts], 1) if shifts else None,
         bias=config.dead_zone * (w * (codes == 0)).sum(1) if config.kind.bias else None,
         group=group,

@@ -64,11 +64,19 @@ static thread_local Scratch scratch;
 typedef void Dots(const uint8_t* tiles, long count, const int8_t* q, long stride, long m, int32_t* sums);
 
 // A weight matrix in tiles. `group` is the number of columns that share a scale, and all of them where there is one scale.
+// `block` is the number of columns of a row of activations that share one; 0: all. A group is then whole blocks, each whole
+// tiles. A *piece* is what has one scale of both kinds.
 struct Shape {
-    long rows, columns, group;
+    long rows, columns, group, block = 0;
     long per_group() const { return up(group, SIDE); }  // tiles
     long groups() const { return up(columns, group); }
     long tiles_across() const { return groups() * per_group(); }
+    long piece() const { return block && block < group ? block : group; }
+    long pieces() const { return up(columns, piece()); }
+    long per_piece() const { return up(piece(), SIDE); }  // tiles
+    long count_of(long p) const { return columns - p * piece() < piece() ? columns - p * piece() : piece(); }
+    long group_of(long p) const { return p * piece() / group; }
+    long scales() const { return block ? pieces() : 1; }  // of a row of activations
     long blocks() const { return up(rows, SIDE); }
     long stride() const { return tiles_across() * SIDE + 64; }  // of activations: no two rows 4 KB apart
 };

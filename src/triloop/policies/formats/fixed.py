@@ -30,7 +30,7 @@ class QuantisedLinear:
     bias: Float[Tensor, " out"] | None = None
     """The linear's bias and what the quantiser adds to it, in fp32."""
     activations: str = "int8"
-    """How its input is quantised: int8, none or elastic."""
+    """How its input is quantised: int8, int8-256, none or elastic."""
     activation_bits: int = 8
     input_scale: Float[Tensor, " 1"] | None = None
     """Of elastic activations, with ``input_zero``."""
@@ -47,7 +47,7 @@ class FixedLinear(nn.Module, OwnProduct):
         super().__init__()
         weight = linear.weight
         self.out_features, self.in_features = weight.codes.shape
-        packable = linear.activations in ("int8", "none") and int(weight.codes.abs().max()) <= 1
+        packable = linear.activations in (*activations.PACKED, "none") and int(weight.codes.abs().max()) <= 1
         self.packed = kernels.pack(weight.codes, weight.scale, weight.shift, weight.group or None) if packable else None
         # A byte for each code beside the packed two bits would be most of the memory.
         self._given = linear if self.packed is None else _with_codes(linear, weight.codes[:0, :0].clone())
@@ -71,16 +71,17 @@ class FixedLinear(nn.Module, OwnProduct):
 
     def into(self, x: Float[Tensor, "n in"], out: Float[Tensor, "n out"]) -> Callable[[], object]:
         """The product on fixed memory, by the kernels where nothing but int8 activations stands before it."""
-        given = self._given
-        if self.packed is None or given.activations != "int8" or given.norm is not None or x.dtype != torch.float32:
+        given, block = self._given, activations.PACKED.get(self._given.activations)
+        if self.packed is None or block is None or given.norm is not None or x.dtype != torch.float32:
             return lambda: out.copy_(self(x))
-        product, bias = kernels.prepared(x, self.packed, out), given.bias
+        product, bias = kernels.prepared(x, self.packed, out, block=block), given.bias
         return product if bias is None else lambda: (product(), out.add_(bias))
 
     def _product(self, rows: Tensor) -> Tensor:
         if self.packed is None:
             return multiply(self._rows(rows), self._given.weight)
-        return (kernels.product if self._given.activations == "int8" else kernels.float_product)(rows, self.packed)
+        block = activations.PACKED.get(self._given.activations)
+        return kernels.float_product(rows, self.packed) if block is None else kernels.product(rows, self.packed, block=block)
 
     def _normed(self, x: Tensor) -> Tensor:
         norm = self._given.norm
@@ -91,7 +92,7 @@ class FixedLinear(nn.Module, OwnProduct):
         if linear.activations == "none":
             return activations.unquantised(x)[1]
         if linear.input_scale is None or linear.input_zero is None:
-            return activations.int8(x)[1]
+            return (activations.int8_blocks if linear.activations == "int8-256" else activations.int8)(x)[1]
         return activations.elastic(x, linear.input_scale, linear.input_zero, linear.activation_bits)[1]
 
     def extra_repr(self) -> str:

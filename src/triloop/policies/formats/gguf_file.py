@@ -2,8 +2,9 @@
 
 Ternary linears become TQ1_0 (1.6875 bits a weight: five trits a byte) or TQ2_0 (2.0625: two bits), blocks of 256 inputs
 of one output with a scale in half precision. ``gguf.quants`` packs them: it takes the largest magnitude of a block as its
-scale, which for codes -1, 0, 1 times one scale is that scale, so the codes come back as they were. Everything that is not
-a quantised linear is F16 then, vectors F32.
+scale, which for codes -1, 0, 1 times one scale is that scale, so the codes come back as they were. Embeddings and output
+head are F16 or F32 beside them, vectors F32. llama.cpp multiplies such blocks by activations rounded in blocks of 256 (its
+Q8_K): what ``TernaryConfig(activations="int8-256")`` trains with.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from triloop.policies.formats.gguf_vocab import FILES_KEY, JSON_KEY, Vocabulary,
 from triloop.policies.formats.weights import Weights, weights_of
 from triloop.ternary.quantisers import Quantised
 
-__all__ = ["BLOCK", "TYPES", "GgufReport", "gguf_package", "write_gguf"]
+__all__ = ["BLOCK", "RESTS", "TYPES", "GgufReport", "gguf_package", "write_gguf"]
 
 BLOCK = 256
 """Weights that share a scale in TQ1_0 and TQ2_0."""
 
 TYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "tq1_0": ("TQ1_0", 36), "tq2_0": ("TQ2_0", 37)}
 """--type -> name of the tensor type of linears, and GGUF's number for such a file."""
+
+RESTS = ("f16", "f32")
+"""What embeddings and output head can be."""
 
 HALF_RELATIVE = 2.0**-11
 """Largest relative error of rounding a normal number to half precision."""
@@ -71,19 +75,29 @@ def gguf_package() -> Any:
 
 
 def write_gguf(
-    path: str | Path, decoder: Decoder, tokenizer: Tokenizer, *, type: str = "f16", name: str = "triloop"
+    path: str | Path,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    *,
+    type: str = "f16",
+    rest: str | None = None,
+    name: str = "triloop",
 ) -> GgufReport:
     """Write the policy to ``path``; the file is complete or absent.
 
+    ``rest`` is the type of embeddings and output head; None: f32 beside f32, f16 beside all others.
     Raises UsageError for an unknown type, and ModelError naming the reason where llama.cpp could not compute the same.
     """
     gguf = gguf_package()
     if type not in TYPES:
         raise UsageError(f"--type is {type!r}; expected one of {', '.join(TYPES)}")
+    if rest not in (None, *RESTS):
+        raise UsageError(f"--rest is {rest!r}; expected one of {', '.join(RESTS)}")
+    rest = rest or ("f32" if type == "f32" else "f16")
     weights, target = weights_of(decoder), Path(path)
     arch = architecture(weights.config)
     words = vocabulary(tokenizer, weights.config.vocab_size)
-    tensors = list(_tensors(weights, arch, type))
+    tensors = list(_tensors(weights, arch, type, rest))
     if target.is_dir():
         raise UsageError(f"{target} is a folder; --out names the file to write, as model.gguf")
     temporary = target.with_name(f".{target.name}.tmp")
@@ -113,14 +127,19 @@ def write_gguf(
         bytes=target.stat().st_size,
         linear_bytes=sum(t.bytes for t in in_layers),
         linear_weights=sum(t.shape[0] * t.shape[1] for t in in_layers),
-        notes=(*words.notes, *_notes(weights, type)),
+        notes=(*words.notes, *_notes(weights, type, rest)),
     )
 
 
-def _notes(weights: Weights, type: str) -> Iterator[str]:
-    if weights.linears and weights.activations != "none":
-        theirs = "in blocks of 256 inputs" if type.startswith("tq") else "not at all"
-        yield f"inputs of quantised linears are {weights.activations} per token here; llama.cpp quantises them {theirs}"
+def _notes(weights: Weights, type: str, rest: str) -> Iterator[str]:
+    packed = type.startswith("tq")
+    if weights.linears and weights.activations != ("int8-256" if packed else "none"):
+        ours = {"int8": "int8 per token", "int8-256": "int8 per token and 256 inputs", "none": "not quantised"}
+        theirs = "to int8 in blocks of 256 inputs" if packed else "not at all"
+        here = ours.get(weights.activations, weights.activations)
+        yield f"inputs of quantised linears are {here} here; llama.cpp quantises them {theirs}"
+    elif packed and rest == "f16":
+        yield "embeddings and output head are in half precision; with --rest f32 llama.cpp computes what the policy does"
     if "value_head.weight" in weights.state:
         yield "the value head is not written"
 
@@ -139,7 +158,7 @@ class _Tensor:
     """Made when it is written: a file may be larger than what fits twice into memory."""
 
 
-def _tensors(weights: Weights, arch: str, type: str) -> Iterator[_Tensor]:
+def _tensors(weights: Weights, arch: str, type: str, rest: str) -> Iterator[_Tensor]:
     """Every tensor of the file, checked but not yet converted."""
     _check(weights, type)
     factors = rope_factors(weights.config)
@@ -152,7 +171,7 @@ def _tensors(weights: Weights, arch: str, type: str) -> Iterator[_Tensor]:
         if packed is not None:
             yield _tensor(ours, part.shape, TYPES[type][0], True, _packer(ours, packed, order, TYPES[type][0]))
             continue
-        kind = "F32" if len(part.shape) == 1 or type == "f32" else "F16"
+        kind = "F32" if len(part.shape) == 1 else TYPES[type if linear else rest][0]
         yield _tensor(ours, part.shape, kind, linear, _converter(ours, weights, part, order, kind))
 
 

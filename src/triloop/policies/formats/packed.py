@@ -5,8 +5,8 @@ The format, version 1, is a directory:
 ``packed.json``
     ``format`` "triloop-packed", ``version`` 1, ``config`` (the words of a Hugging Face config.json), ``sha256`` of the
     tensor file, and ``linears``: for each quantised linear its ``shape`` [out, in], ``codes`` ("trits" or "int8"),
-    ``group`` (inputs that share a scale, 0 when all do), ``activations`` (int8, none, elastic), ``activation_bits`` and
-    ``norm_eps``.
+    ``group`` (inputs that share a scale, 0 when all do), ``activations`` (int8, int8-256, none, elastic),
+    ``activation_bits`` and ``norm_eps``.
 ``packed.safetensors``
     For a linear NAME (``layers.3.qkv``: the rows of query, key and value heads; ``out``; ``gate_up``; ``down``)
     ``NAME.codes`` uint8 [out, ceil(in / 5)], five trits a byte as in ``triloop.kernels.trits`` (int8 [out, in] where a
@@ -260,6 +260,7 @@ class _Reader:
         right = isinstance(told, dict) and told.get("shape") == list(shape) and told.get("codes") in ("trits", "int8")
         right = right and told.get("activations") in ACTIVATIONS and isinstance(told.get("norm_eps"), float)
         right = right and all(isinstance(told.get(k), int) and told[k] >= 0 for k in ("group", "activation_bits"))
+        right = right and (told["activations"] != "int8-256" or told["group"] % 256 == 0)
         if not right:
             raise ModelError(
                 f"{self.where.with_name(MANIFEST)}: linear {name} is {told!r}, expected shape {list(shape)}. {_AGAIN}"
