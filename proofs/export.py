@@ -2,9 +2,9 @@
 
     python proofs/export.py [--llama PROGRAM] [--model DIR] [--tokens 200] [--steps 220] [--seed 0]
 
-A model in full precision (stories260K) as GGUF in f32 and f16, and a ternary decoder with widths of 256, trained here on
-stories that the first one tells, as f32, f16, tq1_0, tq2_0, packed weights, plain weights and transformers' BitNet. For
-every GGUF file: the greedy continuation of each prompt by llama.cpp beside ours, token by token; where they part, how far
+A model in full precision (stories260K) as GGUF in f32 and f16, and ternary decoders with widths of 256, trained here on
+stories that the first one tells, with int8 activations per token and with llama.cpp's (int8-256), as f32, f16, tq1_0, tq2_0,
+packed weights, plain weights and transformers' BitNet. For every GGUF file: the greedy continuation of each prompt by llama.cpp beside ours, token by token; where they part, how far
 apart our two likeliest tokens were; and the largest difference of logits over our own text.
 
 llama.cpp is the Python binding (pip install llama-cpp-python) or, with ``--llama``, a built ``llama-simple``, of which only
@@ -52,6 +52,8 @@ PROMPTS = (
     "Once upon a time", "One day, a little boy named Tim", "Lily and her mom", "The big dog", "There was a red ball",
     "Tom was sad because", "The sun was", "A girl went to the park", "\"Can I have", "In the forest",
 )  # fmt: skip
+BLOCKS = ("tq1_0 + f32", "tq2_0 + f32", "tq2_0")
+"""Types of the policy that rounds activations as llama.cpp does."""
 CLOSE = 0.2
 """Two likeliest tokens whose logits differ by less are a close choice, where rounding may decide."""
 
@@ -127,16 +129,29 @@ def opened(path: Path, program: str | None) -> Llama:
 
 
 def trained(teacher: NativePolicy, options: argparse.Namespace) -> dict[str, Decoder]:
-    """A ternary decoder (absmean, one scale for a matrix) that has read stories of the teacher's with int8 activations, and
-    the same weights with activations as they come."""
+    """Ternary decoders (absmean, one scale for a matrix) by their activations: int8 and int8-256 have read stories of the
+    teacher's, none has the weights of int8."""
     stories = told(teacher, options.stories, options.seed)
+    made = {name: student(teacher, name, options.seed) for name in ("int8", "none", "int8-256")}
+    for name in ("int8", "int8-256"):
+        loss = taught(made[name], stories, options)
+        print(f"ternary policy, activations {name}: last loss {loss:.3f} nats a token", flush=True)
+    made["none"].load_state_dict(made["int8"].state_dict())
+    return {name: decoder.requires_grad_(False).eval() for name, decoder in made.items()}
+
+
+def student(teacher: NativePolicy, activations: str, seed: int) -> Decoder:
     config = DecoderConfig(
         vocab_size=teacher.decoder.config.vocab_size, hidden_size=256, intermediate_size=512, num_layers=3, num_heads=4,
         num_kv_heads=2, head_dim=64, norm_eps=1e-5, max_positions=512,
     )  # fmt: skip
-    decoder, other = Decoder(config).initialise(options.seed), Decoder(config)
-    ternarise(decoder, TernaryConfig())
-    ternarise(other, TernaryConfig(activations="none"))
+    decoder = Decoder(config).initialise(seed)
+    ternarise(decoder, TernaryConfig(activations=activations))
+    return decoder
+
+
+def taught(decoder: Decoder, stories: Sequence[Sequence[int]], options: argparse.Namespace) -> float:
+    """The last step's loss."""
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
     draw = np.random.default_rng(options.seed)
     for step in range(options.steps):
@@ -152,9 +167,7 @@ def trained(teacher: NativePolicy, options: argparse.Namespace) -> dict[str, Dec
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-    print(f"ternary policy: last loss {loss.item():.3f} nats a token", flush=True)
-    other.load_state_dict(decoder.state_dict())
-    return {"int8": decoder.requires_grad_(False).eval(), "none": other.requires_grad_(False).eval()}
+    return float(loss.detach())
 
 
 def told(teacher: NativePolicy, count: int, seed: int) -> list[list[int]]:
@@ -185,7 +198,8 @@ def compared(policy: NativePolicy, llama: Llama, tokens: int) -> dict[str, Any]:
             row["margin"] = float((best[:, -1] - best[:, -2]).min())
         other = llama.logits(ids)
         if other is not None:
-            row["logits"] = float(np.abs(other - logits).max())
+            apart = np.abs(other - logits).max(1)
+            row |= {"logits": float(apart.max()), "median": float(np.median(apart))}
             row["likeliest"] = float((other.argmax(1) == logits.argmax(1)).mean())
         rows.append(row)
     return {"rows": rows, "same": sum(r["same"] for r in rows), "of": len(rows)}
@@ -229,12 +243,12 @@ def transformed(folder: Path, decoder: Decoder, ids: Sequence[int]) -> dict[str,
 
 
 def files(policy: NativePolicy, types: Sequence[str], name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each GGUF type written, run and compared."""
+    """Each GGUF type written, run and compared; ``tq2_0 + f32`` has embeddings and head in f32."""
     rows = []
     for kind in types:
-        report = write_gguf(
-            options.work / f"{name}-{kind}.gguf", policy.decoder, policy.tokenizer, type=kind, name=name
-        )
+        type, _, rest = kind.partition(" + ")
+        path = options.work / f"{name}-{type}-{rest or 'own'}.gguf"
+        report = write_gguf(path, policy.decoder, policy.tokenizer, type=type, rest=rest or None, name=name)
         found = compared(policy, opened(report.path, options.llama), options.tokens)
         facts = {"policy": name, "type": kind, "bytes": report.bytes, "bits": report.bits, "notes": list(report.notes)}
         rows.append(facts | found)
@@ -254,10 +268,11 @@ def others(policy: NativePolicy, name: str, options: argparse.Namespace) -> dict
         "packed bits": report.bits,
         "packed logits equal": bool(np.array_equal(of(again, ids), of(decoder, ids))),
     }
-    if weights_of(decoder).activations == "none":
+    activations = weights_of(decoder).activations
+    if activations == "none":
         save_pretrained(at / f"{name}-hf", plain_decoder(weights_of(decoder)), words)
         found["transformers, plain weights"] = transformed(at / f"{name}-hf", decoder, ids)
-    else:
+    elif activations == "int8":
         save_bitnet(at / f"{name}-bitnet", decoder, words)
         found["transformers, BitNet"] = transformed(at / f"{name}-bitnet", decoder, ids)
     return found
@@ -286,14 +301,15 @@ def page(f: Mapping[str, Any]) -> str:
         "",
         f"Greedy continuations of {len(PROMPTS)} prompts, up to {f['tokens']} tokens each. *Agree*: our tokens before "
         "the first that differs, over all prompts. *Margin*: how far our two likeliest logits lay apart where the "
-        "texts part. *Logits*: the largest difference over our own text; *likeliest*: positions where both have the "
-        "same best token.",
+        "texts part. *Logits*: the largest difference over our own texts, and the largest at a position in the middle of "
+        "all; *likeliest*: positions where both have the same best token. *+ f32*: embeddings and output head in f32, in "
+        "f16 without.",
         "",
     ]
     lines += [
-        "| policy | type | bytes | bits a weight of the linears | same text | agree | margins | logits | likeliest |"
+        "| policy | type | bytes | bits a weight of the linears | same text | agree | margins | logits | middle | likeliest |"
     ]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *(_row(r) for r in f["files"])]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", *(_row(r) for r in f["files"])]
     lines += ["", *f["about"], "", "| ternary policy | form | bytes | bits a weight | compared with ours |"]
     lines += ["| --- | --- | --- | --- | --- |", *(line for o in f["others"] for line in _other(o))]
     return "\n".join([*lines, ""])
@@ -306,7 +322,8 @@ def _row(r: Mapping[str, Any]) -> str:
     logits = max((x["logits"] for x in rows if "logits" in x), default=None)
     likeliest = [x["likeliest"] for x in rows if "likeliest" in x]
     share = f"{100 * sum(likeliest) / len(likeliest):.2f} %" if likeliest else "–"
-    shown = "–" if logits is None else f"{logits:.2g}"
+    middle = [x["median"] for x in rows if "median" in x]
+    shown = "– | –" if logits is None else f"{logits:.2g} | {float(np.median(middle)):.2g}"
     head = f"| {r['policy']} | {r['type']} | {r['bytes']:,} | {r['bits']:.4g} | {r['same']} of {r['of']} "
     return f"{head}| {agree} | {margins} | {shown} | {share} |"
 
@@ -327,12 +344,16 @@ def _other(o: Mapping[str, Any]) -> list[str]:
 
 ABOUT = [
     "llama.cpp rounds activations: to half precision before a product with F16 weights, to int8 in blocks of 256 inputs "
-    "(Q8_K) before one with TQ1_0 or TQ2_0, not at all with F32. Our ternary policies quantise them to int8 per token, or "
-    "not at all (activations none: the same weights, trained with int8). So only F32 of a policy with unquantised "
-    "activations is the same arithmetic; anything else is another rounding of the same codes, and greedy text may part "
-    "where two tokens are almost equally likely. transformers' BitLinear does compute our whole numbers; but what stands "
-    "between the products is fp32 summed in another order, and an activation half way between two int8 codes then falls "
-    "to the other side, which moves a logit by far more than the rounding that caused it.",
+    "(Q8_K) before one with TQ1_0 or TQ2_0, not at all with F32. A policy trained with activations int8-256 rounds them in "
+    "the same blocks by the same operations, and its scales are in half precision as the file's are: with embeddings and "
+    "head in f32 both compute the same. Policies that quantise to int8 per token, or not at all (none: the weights of int8), "
+    "compute it with f32 alone, the latter; anything else is another rounding of the same codes, and greedy text may part "
+    "where two tokens are almost equally likely. So it may for stories260K in f16, whose activations we do not round.",
+    "",
+    "What stands between the products is fp32 summed in another order, here as with transformers' BitLinear, which computes "
+    "our whole numbers too. Logits of single tokens differ by 1e-6 then, unless an activation lies half way between two int8 "
+    "codes and falls to the other side: that moves a logit by far more than the rounding that caused it, and those of all "
+    "later tokens.",
 ]
 
 
@@ -351,7 +372,8 @@ def main() -> int:
     for activations, decoder in trained(teacher, options).items():
         name = f"ternary, {activations}"
         policy = NativePolicy(decoder, teacher.tokenizer, precision=torch.float32)
-        made = files(policy, ("f32", "f16", "tq1_0", "tq2_0"), name.replace(", ", "-"), options)
+        types = BLOCKS if activations == "int8-256" else ("f32", "f16", "tq1_0", "tq2_0")
+        made = files(policy, types, name.replace(", ", "-"), options)
         rows += [r | {"policy": name, "exact": activations == "none" and r["type"] == "f32"} for r in made]
         more.append(others(policy, name.replace(", ", "-"), options) | {"policy": name})
     wrong = verdict(rows) + [f"packed {o['policy']}: logits differ" for o in more if not o["packed logits equal"]]
@@ -381,13 +403,18 @@ def machine() -> str:
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
     plain = [r for r in rows if not r["policy"].startswith("ternary")]
-    packed = [r for r in rows if r["type"].startswith("tq")]
     count = [f"{r['same']} of {r['of']} in {r['type']}" for r in plain]
     full = f"Of the greedy texts of {plain[0]['policy']} {' and '.join(count)} are the same"
+    blocks = [r for r in rows if r["type"] in BLOCKS[:2]]
+    packed = [r for r in rows if r["type"].startswith("tq") and r not in blocks]
     margins = [x["margin"] for r in packed for x in r["rows"] if "margin" in x]
     rest = f"; where they part, the logits of our two likeliest tokens lay within {max(margins):.2g}" if margins else ""
-    ternary = f"{sum(r['same'] for r in packed)} of {sum(r['of'] for r in packed)} in tq1_0 and tq2_0"
-    return f"{full}, of those of the ternary policies {ternary}{rest}."
+    same = f"of a ternary policy trained with llama.cpp's activations and written with --rest f32 {_counted(blocks)}"
+    return f"{full}, {same}, of others in tq1_0 and tq2_0 {_counted(packed)}{rest}."
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
+    return f"{sum(r['same'] for r in rows)} of {sum(r['of'] for r in rows)}"
 
 
 def _binding() -> bool:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def check_level(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL, level: st
             assert torch.equal(ternary.unpack(packed)[0], codes)
             for n in BATCHES if kind == "row" else (1, 5, 33):
                 exact(packed, codes, activations(n, columns))
+            for block in (64, 128, 256):
+                if packed.groups == 1 or packed.group % block == 0:
+                    x = activations(5, columns)
+                    assert torch.equal(
+                        ternary.product(x, packed, block=block), ternary.reference(x, packed, block=block)
+                    )
 
 
 @compiled
@@ -205,14 +212,16 @@ def test_the_environment_lowers_the_level(wish: str) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["tensor", "row", "64", "96"])
+@pytest.mark.parametrize("kind", ["tensor", "row", "64", "96", "256"])
 def test_threads_change_nothing(kind: str) -> None:
     rows, columns = 700, 900
     scale, shift, group = scales(rows, columns, kind)
     packed, x = ternary.pack(codes_of(rows, columns), scale, shift, group), activations(130, columns)
-    one = [f(x[:n], packed) for f in (ternary.product, ternary.float_product) for n in (1, 3, 130)]
+    block = partial(ternary.product, block=64 if kind in ("64", "96") else 256)
+    calls = [ternary.product, ternary.float_product, *([] if kind == "96" else [block])]
+    one = [f(x[:n], packed) for f in calls for n in (1, 3, 130)]
     torch.set_num_threads(2)
-    two = [f(x[:n], packed) for f in (ternary.product, ternary.float_product) for n in (1, 3, 130)]
+    two = [f(x[:n], packed) for f in calls for n in (1, 3, 130)]
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
@@ -360,6 +369,11 @@ def test_wrong_shapes_are_refused() -> None:
         ternary.product(torch.ones(2, 71), packed)
     with pytest.raises(UsageError, match="98304 columns"):
         ternary.pack(torch.zeros(1, 98_305, dtype=torch.int8), 1.0)
+    grouped = ternary.pack(codes_of(3, 400), torch.ones(3, 4), group=128)
+    for block in (-64, 100, 256):
+        for call in (ternary.product, ternary.reference):
+            with pytest.raises(UsageError, match=f"blocks of {block} activations for groups of 128"):
+                call(torch.ones(2, 400), grouped, block=block)
 
 
 def test_without_the_library_everything_is_the_same(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ CASES = "[(1, 1, 1, None), (3, 65, 130, None), (17, 64, 64, 40), (5, 200, 300, 6
 COMPARED = f"""
 import torch
 from triloop.kernels import ternary, ternary_triton
+from triloop.kernels.rows import torch_blocks
 assert ternary_triton.usable("cpu")
 for n, rows, columns, group in {CASES}:
     draw = torch.Generator().manual_seed(n)
@@ -35,6 +36,11 @@ for n, rows, columns, group in {CASES}:
         sizes = dict(rows=packed.rows, group=packed.group)
         y = ternary_triton.multiply(q, row_scale, packed.tiles, packed.scales, packed.shifts, **sizes)
         assert torch.equal(y, ternary.reference(x, packed)), (n, rows, columns, group)
+        if group in (None, 64):
+            block = group or 256
+            q, row_scale = torch_blocks(x, block)
+            y = ternary_triton.multiply(q, row_scale, *(packed.tiles, packed.scales, packed.shifts), **sizes, block=block)
+            assert torch.equal(y, ternary.reference(x, packed, block=block)), (n, rows, columns, group)
 print("equal")
 """
 
@@ -78,6 +84,8 @@ def test_a_gpu_gives_the_same_bits() -> None:
         packed, x = ternary.pack(codes, torch.rand(rows, generator=draw)), torch.randn(n, columns, generator=draw)
         there = ternary.product(x.cuda(), ternary.moved(packed, "cuda"))
         assert torch.equal(there.cpu(), ternary.product(x, packed))
+        there = ternary.product(x.cuda(), ternary.moved(packed, "cuda"), block=256)
+        assert torch.equal(there.cpu(), ternary.product(x, packed, block=256))
     layer = TernaryLinear.of(torch.nn.Linear(96, 80), TernaryConfig()).requires_grad_(False)
     x = torch.randn(7, 96, generator=draw)
     here = layer(x)

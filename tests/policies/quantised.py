@@ -34,6 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "channel": {"granularity": "channel"},
     "group": {"granularity": "group", "group": 256},
     "unquantised activations": {"activations": "none"},
+    "blocks": {"activations": "int8-256"},
     "elastic": {"activations": "elastic"},
     "dead zone": {"quantiser": "dead-zone"},
     "dual": {"quantiser": "dual"},

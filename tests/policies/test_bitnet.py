@@ -89,6 +89,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "shift": ({}, {"quantiser": "dual", "granularity": "tensor"}, "adds a shift"),
     "codes": ({}, {"quantiser": "paretoq-4", "granularity": "tensor"}, "beyond -1, 0 and 1"),
     "activations": ({}, {"activations": "none"}, "takes activations none"),
+    "blocks": ({}, {"activations": "int8-256"}, "takes activations int8-256"),
     "norm": ({}, {"norm": True}, "norm of its own"),
     "rows": ({"intermediate_size": 510}, {}, "510 outputs, no multiple of 4"),
 }

@@ -17,7 +17,7 @@ from triloop.nn.hf_io import load_pretrained
 from triloop.nn.hf_names import hf_parts
 from triloop.nn.rope import rope_frequencies
 from triloop.nn.tokenizer import Tokenizer, word_tokenizer
-from triloop.policies.formats.gguf_file import BLOCK, TYPES, write_gguf
+from triloop.policies.formats.gguf_file import BLOCK, TYPES, GgufReport, write_gguf
 from triloop.policies.formats.gguf_read import Gguf, read_gguf
 from triloop.policies.formats.gguf_shape import architecture, gguf_name, metadata, rope_factors, rope_order
 from triloop.policies.formats.weights import weights_of
@@ -88,6 +88,54 @@ def test_half_precision_halves_matrices_only(tmp_path: Path) -> None:
         expected = parameter.half().float() if parameter.ndim == 2 else parameter
         assert torch.equal(again.get_parameter(name), expected)
     assert (report.type, report.bits) == ("f16", 16)
+
+
+def _noted(report: GgufReport) -> list[str]:
+    return [note for note in report.notes if "alphabet" not in note]  # without that of the tokenizer
+
+
+@pytest.mark.parametrize(
+    ("type", "rest", "matrix", "notes"),
+    [
+        ("tq2_0", None, "F16", 1),
+        ("tq2_0", "f16", "F16", 1),
+        ("tq1_0", "f32", "F32", 0),
+        ("f32", "f16", "F16", 1),
+        ("f32", None, "F32", 1),
+        ("f16", "f32", "F32", 1),
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_and_head_have_a_type_of_their_own(
+    type: str, rest: str | None, matrix: str, notes: int, tied: bool, tmp_path: Path
+) -> None:
+    decoder = quantised.ternary({"tie_embeddings": tied}, activations="int8-256")
+    report = write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type=type, rest=rest)
+    kinds = {name: t.tensor_type.name for name, t in Gguf(report.path).tensors.items()}
+    assert {kinds.pop(name) for name in ("token_embd.weight", "output.weight") if name in kinds} == {matrix}
+    assert ("output.weight" in Gguf(report.path).tensors) != tied
+    assert all(k == ("F32" if "norm" in name else TYPES[type][0]) for name, k in kinds.items())
+    assert len(_noted(report)) == notes
+    if type == "tq2_0":
+        assert "--rest f32" in _noted(report)[0]
+    embeddings = read_gguf(report.path)[0].embed.weight
+    assert torch.equal(embeddings, decoder.embed.weight.half().float() if matrix == "F16" else decoder.embed.weight)
+    with pytest.raises(UsageError, match="--rest is 'tq1_0'; expected one of f16, f32"):
+        write_gguf(tmp_path / "n.gguf", decoder, quantised.tokenizer(), type=type, rest="tq1_0")
+
+
+@pytest.mark.parametrize(
+    ("activations", "type", "note"),
+    [
+        ("int8", "tq2_0", "are int8 per token here; llama.cpp quantises them to int8 in blocks of 256 inputs"),
+        ("none", "tq1_0", "are not quantised here; llama.cpp quantises them to int8 in blocks"),
+        ("int8-256", "f32", "are int8 per token and 256 inputs here; llama.cpp quantises them not at all"),
+    ],
+)
+def test_a_note_tells_what_llama_cpp_rounds(activations: str, type: str, note: str, tmp_path: Path) -> None:
+    decoder = quantised.ternary(activations=activations)
+    notes = _noted(write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type=type, rest="f32"))
+    assert len(notes) == 1 and note in notes[0]
 
 
 # -------------------------------------------------------------------- names and the rotary order

@@ -53,6 +53,20 @@ def test_a_ternary_policy_gives_our_logits(type: str, within: float, tmp_path: P
     assert np.abs(_logits(path, IDS) - ours).max() < within * np.abs(ours).max()
 
 
+@pytest.mark.parametrize("settings", [{}, {"granularity": "channel"}, {"granularity": "group", "group": 256}], ids=str)
+@pytest.mark.parametrize("type", ["tq1_0", "tq2_0"])
+def test_activations_in_blocks_are_llama_cpps_own(type: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """The same whole numbers and scales. Sums of another order between the products may bring an activation half way
+    between two codes to the other side, from which on all differs: most tokens by themselves have none."""
+    decoder = quantised.ternary(activations="int8-256", **settings)
+    path = write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type=type, rest="f32").path
+    apart = []
+    for token in range(1, 21):
+        ours = quantised.logits(decoder, [token])[0].numpy()
+        apart.append(np.abs(_logits(path, [token]) - ours).max() / np.abs(ours).max())
+    assert np.median(apart) < 1e-6 and max(apart) < 0.1
+
+
 def _same_tokens(tokenizer: Tokenizer, rows: int, path: Path) -> None:
     write_gguf(path, quantised.plain(vocab_size=rows, num_layers=1), tokenizer)
     model = llama_cpp.Llama(str(path), n_ctx=64, verbose=False, n_threads=1)

@@ -107,6 +107,16 @@ def test_a_frozen_copy_and_a_digest(tmp_path: Path) -> None:
     assert copy.weights_sha256() == one.weights_sha256() != other.weights_sha256()
 
 
+def test_blocks_of_activations_need_groups_of_whole_blocks(tmp_path: Path) -> None:
+    save_packed(tmp_path / "m", quantised.ternary(granularity="group", group=128), WORDS)
+    path = tmp_path / "m/packed.json"
+    told = json.loads(path.read_text())
+    told["linears"]["layers.0.down"]["activations"] = "int8-256"
+    path.write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=r"linear layers\.0\.down"):
+        load_packed(tmp_path / "m")
+
+
 def test_packed_weights_cannot_learn(tmp_path: Path) -> None:
     save_packed(tmp_path / "m", quantised.ternary(), WORDS)
     decoder, _ = load_packed(tmp_path / "m")

@@ -37,6 +37,7 @@ EVERY = (
     TernaryConfig(quantiser="paretoq-2"),
     TernaryConfig(norm=True),
     TernaryConfig(activations="none"),
+    TernaryConfig(activations="int8-256"),
 )
 every = pytest.mark.parametrize("config", EVERY, ids=lambda c: f"{c.quantiser}-{c.shared_by}-{c.activations}-{c.norm}")
 

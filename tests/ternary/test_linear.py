@@ -13,6 +13,7 @@ from torch import nn
 
 from triloop.errors import ConfigError
 from triloop.kernels import ternary as kernels
+from triloop.kernels.rows import quantise_blocks
 from triloop.ternary.config import QUANTISERS, TernaryConfig
 from triloop.ternary.linear import TernaryLinear
 
@@ -94,7 +95,33 @@ def test_packed_equals_training(name: str, shared: dict[str, Any], shape: tuple[
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("activations", ["int8", "none", "elastic"])
+@pytest.mark.parametrize("shared", [*SHARED[:2], {"granularity": "group", "group": 256}])
+@pytest.mark.parametrize("width", [33, 256, 600])
+def test_blocks_of_activations_packed_equal_training_and_the_kernels_reference(
+    name: str, shared: dict[str, Any], width: int
+) -> None:
+    m = layer(65, width, quantiser=name, activations="int8-256", **shared)
+    q = m.quantised()
+    assert torch.equal(q.scale, q.scale.half().float())  # what a file for llama.cpp holds
+    for n in (1, 2, 17):
+        x = normal(n, width, seed=n) * 10.0 ** (n % 3)
+        learning, bias = m(x), m.fused_bias()
+        assert learning.requires_grad and bias is not None
+        with torch.no_grad():
+            assert torch.equal(m(x), learning)
+            if m.config.kind.packable:
+                assert torch.equal(kernels.reference(x, m.prepared(), block=256) + bias, learning)
+                out = torch.empty(n, 65)
+                m.into(x, out)()
+                assert torch.equal(out, learning)
+        codes, scale = quantise_blocks(x)
+        seen = codes * scale.repeat_interleave(256, 1)[:, :width]
+        truth = seen.double() @ q.dense().double().t() + bias.detach().double()
+        torch.testing.assert_close(learning, truth.float(), rtol=1e-5, atol=1e-5 * float(truth.abs().max()))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("activations", ["int8", "int8-256", "none", "elastic"])
 def test_with_and_without_gradients_alike(name: str, activations: str) -> None:
     m = layer(9, 14, quantiser=name, activations=activations, norm=True)
     x = normal(5, 14, seed=3)
@@ -148,7 +175,7 @@ def test_products_stay_exact_under_autocast() -> None:
     torch.testing.assert_close(low, m(x).bfloat16(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("activations", ["int8", "none", "elastic"])
+@pytest.mark.parametrize("activations", ["int8", "int8-256", "none", "elastic"])
 def test_no_rows_and_rows_that_are_not_contiguous(activations: str) -> None:
     m = layer(activations=activations)
     assert m(torch.zeros(0, 10)).shape == (0, 6)
@@ -163,16 +190,20 @@ def test_no_rows_and_rows_that_are_not_contiguous(activations: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("activations", ["int8", "none", "elastic"])
+@pytest.mark.parametrize("activations", ["int8", "int8-256", "none", "elastic"])
 @pytest.mark.parametrize("shared", SHARED)
 def test_backward_is_that_of_a_plain_product_of_the_dense_matrices(
     name: str, activations: str, shared: dict[str, Any]
 ) -> None:
     from triloop.ternary.gradients import trained
 
-    m = layer(5, 40, quantiser=name, activations=activations, **shared)
+    blocks = activations == "int8-256"
+    if blocks and "group" in shared:
+        shared = {"granularity": "group", "group": 256}
+    width = 300 if blocks else 40
+    m = layer(5, width, quantiser=name, activations=activations, **shared)
     other = copy.deepcopy(m)
-    x = normal(7, 40, seed=2).requires_grad_()
+    x = normal(7, width, seed=2).requires_grad_()
     y = x.detach().clone().requires_grad_()
     upstream = normal(7, 5, seed=3)
     (m(x) * upstream).sum().backward()
@@ -348,7 +379,8 @@ def test_it_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "activations"), [*((name, "int8") for name in EVERY), ("absmean", "none"), ("absmean", "elastic")]
+    ("name", "activations"),
+    [*((name, "int8") for name in EVERY), *(("absmean", a) for a in ("int8-256", "none", "elastic"))],
 )
 def test_training_lowers_a_loss_and_repeats_to_the_last_bit(name: str, activations: str) -> None:
     x, target = normal(64, 16, seed=1), normal(64, 8, seed=2)

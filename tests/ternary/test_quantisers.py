@@ -213,6 +213,18 @@ def test_bfloat16_weights_are_quantised_in_fp32() -> None:
     assert one.dense().dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_scales_for_llama_cpp_are_in_half_precision(name: str) -> None:
+    """Those and nothing else: codes are made with the exact ones."""
+    w = normal(6, 600) * 3
+    exact, config = done(w, name), TernaryConfig(quantiser=name, activations="int8-256")
+    half = quantise(w, config, initial(w, config))
+    assert torch.equal(half.codes, exact.codes) and torch.equal(half.scale, exact.scale.half().float())
+    assert not torch.equal(half.scale, exact.scale)
+    huge = quantise(w * 1e6, config, initial(w * 1e6, config))
+    assert bool(huge.scale.isfinite().all())
+
+
 # ---------------------------------------------------------------- the table and the settings
 
 
@@ -236,6 +248,7 @@ def test_learned_numbers_must_be_given() -> None:
         ({"activations": "int4"}, "activations 'int4' are none of"),
         ({"group": 32}, "give a positive group with granularity group"),
         ({"granularity": "group"}, "group 0 with granularity group"),
+        ({"activations": "int8-256", "granularity": "group", "group": 128}, "expected a multiple of 256"),
         ({"activation_bits": 4}, "needs activations elastic"),
         ({"activations": "elastic", "activation_bits": 9}, "not between 1 and 8"),
         ({"dead_zone": 0.1}, "is read by the quantiser dead-zone"),
