@@ -3,9 +3,10 @@
     python proofs/export.py [--llama PROGRAM] [--model DIR] [--tokens 200] [--steps 220] [--seed 0]
 
 A model in full precision (stories260K) as GGUF in f32 and f16, and ternary decoders with widths of 256, trained here on
-stories that the first one tells, with int8 activations per token and with llama.cpp's (int8-256), as f32, f16, tq1_0, tq2_0,
-packed weights, plain weights and transformers' BitNet. For every GGUF file: the greedy continuation of each prompt by llama.cpp beside ours, token by token; where they part, how far
-apart our two likeliest tokens were; and the largest difference of logits over our own text.
+stories that the first one tells, with int8 activations per token and with llama.cpp's (int8-256): as f32, f16, tq1_0,
+tq2_0, packed weights, plain weights and transformers' BitNet. For every GGUF file: the greedy continuation of each prompt
+by llama.cpp beside ours, token by token; where they part, how far apart our two likeliest tokens were; and the differences
+of logits over our own text.
 
 llama.cpp is the Python binding (pip install llama-cpp-python) or, with ``--llama``, a built ``llama-simple``, of which only
 the text can be compared. Without either, or without the model, nothing is written. Writes docs/proof/export.md and
@@ -306,9 +307,8 @@ def page(f: Mapping[str, Any]) -> str:
         "f16 without.",
         "",
     ]
-    lines += [
-        "| policy | type | bytes | bits a weight of the linears | same text | agree | margins | logits | middle | likeliest |"
-    ]
+    head = "| policy | type | bytes | bits a weight of the linears | same text | agree | margins "
+    lines += [head + "| logits | middle | likeliest |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", *(_row(r) for r in f["files"])]
     lines += ["", *f["about"], "", "| ternary policy | form | bytes | bits a weight | compared with ours |"]
     lines += ["| --- | --- | --- | --- | --- |", *(line for o in f["others"] for line in _other(o))]
@@ -345,15 +345,14 @@ def _other(o: Mapping[str, Any]) -> list[str]:
 ABOUT = [
     "llama.cpp rounds activations: to half precision before a product with F16 weights, to int8 in blocks of 256 inputs "
     "(Q8_K) before one with TQ1_0 or TQ2_0, not at all with F32. A policy trained with activations int8-256 rounds them in "
-    "the same blocks by the same operations, and its scales are in half precision as the file's are: with embeddings and "
-    "head in f32 both compute the same. Policies that quantise to int8 per token, or not at all (none: the weights of int8), "
-    "compute it with f32 alone, the latter; anything else is another rounding of the same codes, and greedy text may part "
-    "where two tokens are almost equally likely. So it may for stories260K in f16, whose activations we do not round.",
+    "the same blocks by the same operations, with scales of weights in half precision as in the file: with embeddings and "
+    "head in f32 the arithmetic is the same. So it is in f32 for unquantised activations (none: the weights of int8). "
+    "Anything else is another rounding of the same codes, and greedy text may part where two tokens are almost equally "
+    "likely, as that of stories260K in f16 does, whose activations we do not round.",
     "",
-    "What stands between the products is fp32 summed in another order, here as with transformers' BitLinear, which computes "
-    "our whole numbers too. Logits of single tokens differ by 1e-6 then, unless an activation lies half way between two int8 "
-    "codes and falls to the other side: that moves a logit by far more than the rounding that caused it, and those of all "
-    "later tokens.",
+    "Between the products stands fp32, summed in another order, here as beside transformers' BitLinear, which computes our "
+    "whole numbers too. Logits then differ by 1e-6, until an activation lies so near the middle of two int8 codes that "
+    "it falls to the other side: that moves logits by far more than the rounding that caused it, of all later tokens too.",
 ]
 
 

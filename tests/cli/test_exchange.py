@@ -125,7 +125,10 @@ WRONG = {
         "expected one of f32, f16, tq1_0, tq2_0",
     ),
     "type of none": ("export base:sort --format hf --type f16 --out {tmp}/o.jsonl", "has no types"),
-    "rest": ("export base:sort --format gguf --rest tq1_0 --out {tmp}/o.jsonl", "--rest is 'tq1_0'; expected one of f16, f32"),
+    "rest": (
+        "export base:sort --format gguf --rest tq1_0 --out {tmp}/o.jsonl",
+        "--rest is 'tq1_0'; expected one of f16, f32",
+    ),
     "rest of another": ("export base:sort --format packed --rest f32 --out {tmp}/o.jsonl", "with --format gguf"),
     "rest of rows": ("export {run} --format pairs --rest f16 --out {tmp}/o.jsonl", "are of models"),
     "type of rows": ("export {run} --format pairs --type f16 --out {tmp}/o.jsonl", "are of models"),

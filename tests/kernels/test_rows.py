@@ -130,4 +130,6 @@ def test_without_the_library_everything_is_the_same(tmp_path: Path) -> None:
     env = os.environ | {"TRILOOP_KERNELS": "off"}
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "in"), str(tmp_path / "out")], env=env, check=True)
     y = ternary.product(x, ternary.pack((x[:9] > 0).to(torch.int8), 0.3, 0.1), block=BLOCK)
-    assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "out"), (*quantise_blocks(x), y, y), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "out"), (*quantise_blocks(x), y, y), strict=True)
+    )

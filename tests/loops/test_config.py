@@ -16,8 +16,11 @@ from reading import modules
 from triloop.errors import ConfigError
 from triloop.guards.stack import FAMILIES, GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
+from triloop.loops.build import load_policy
 from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig, from_mapping, to_mapping
+from triloop.policies.native import NativePolicy
 from triloop.policies.sampling import Sampling
+from triloop.ternary.convert import linears
 
 KINDS = (RunConfig, EnvConfig, AlgorithmConfig, OptimConfig, Sampling, GuardConfig, CurriculumConfig)
 
@@ -117,12 +120,22 @@ NAN = float("nan")
         {"loop": "expert_iteration"},
         {"loop": "expert_iteration", "algorithm": AlgorithmConfig(name="rest_em"), "lora_rank": 4},
         {"sampling": Sampling(temperature=0.0)},
+        {"ternary_activations": "int8-256"},
+        {"ternary_activations": "int4", "ternary": "absmean"},
     ],
     ids=str,
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         RunConfig(**changes)
+
+
+def test_a_policy_becomes_ternary_as_the_settings_say() -> None:
+    config = RunConfig(policy="base:sort", ternary="twn", ternary_activations="int8-256")
+    policy = load_policy(config)
+    assert isinstance(policy, NativePolicy)
+    found = {(m.config.quantiser, m.config.activations) for m in linears(policy.decoder).values()}
+    assert found == {("twn", "int8-256")}
 
 
 @pytest.mark.parametrize("changes", [{"floor": 0.6}, {"floor": NAN}, {"memory": 1.0}, {"memory": -0.1}], ids=str)

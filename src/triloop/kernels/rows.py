@@ -3,8 +3,8 @@
     a row     s = max(max |x|, 1e-5) / 127,      q = round(x / s)                 BitNet b1.58, arXiv:2402.17764
     a block   r = 127 / max |x|,  s = 1 / r,     q = round(x r),  0 for zeros     llama.cpp's Q8_K (quantize_row_q8_K)
 
-Halves go to even, each operation is rounded once. llama.cpp gives r the sign of the extreme value, which turns the signs of
-q and s and no product of them. Blocks start at the first column; the last one may be smaller, which llama.cpp does not know.
+Halves go to even, each operation is rounded once. llama.cpp gives r the sign of the extreme value, which turns the signs
+of q and s and no product of them. Blocks start at the first column; the last one may be smaller, which llama.cpp refuses.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FLOOR = 1e-5
 
 
 def quantise_rows(x: Float[Tensor, "n in"]) -> tuple[Int8[Tensor, "n in"], Float[Tensor, " n"]]:
-    """Every row as whole numbers from -127 to 127 and their scale; the same numbers as ``ternary.product`` uses. No gradient.
+    """Every row as whole numbers from -127 to 127 and their scale; the same numbers as ``ternary.product`` uses.
 
-        scale = max(max |x|, 1e-5) / 127,   q = round(x / scale), halves to even
+        scale = max(max |x|, 1e-5) / 127,   q = round(x / scale), halves to even;   no gradient
 
     Both are true divisions, which round alike on every device; a multiplication by 1 / scale would not give the same q.
     A row with a NaN or an infinity has scale NaN and q = 0.
@@ -39,7 +39,7 @@ def quantise_rows(x: Float[Tensor, "n in"]) -> tuple[Int8[Tensor, "n in"], Float
 
 
 def quantise_blocks(x: Float[Tensor, "n in"]) -> tuple[Int8[Tensor, "n in"], Float[Tensor, "n blocks"]]:
-    """The same with a scale for every ``BLOCK`` neighbours, as ``ternary.product(..., block=BLOCK)`` uses them. No gradient.
+    """The same with a scale for every ``BLOCK`` neighbours, as ``ternary.product(..., block=BLOCK)`` uses them.
 
     A block with a NaN or an infinity has scale NaN and q = 0; one whose magnitudes stay below 4e-37 has both 0.
     """

@@ -169,7 +169,7 @@ def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Policy
     else:
         policy = native_policy = NativePolicy.load(path, **settings)
         if config.ternary:
-            native_policy.ternarise(TernaryConfig(quantiser=config.ternary))
+            native_policy.ternarise(TernaryConfig(quantiser=config.ternary, activations=config.ternary_activations))
     if algorithm is not None and algorithm.needs_values:
         policy.add_value_head()
     return policy

@@ -14,7 +14,7 @@ from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.stages import CycleConfig, plan
 from triloop.policies.sampling import Sampling
-from triloop.ternary.config import QUANTISERS
+from triloop.ternary.config import ACTIVATIONS, QUANTISERS
 
 __all__ = ["CurriculumConfig", "EnvConfig", "RunConfig", "from_mapping", "to_mapping"]
 
@@ -98,6 +98,8 @@ class RunConfig:
     ternary: str = ""
     """Give a policy in full precision weights -1, 0 and 1 before the run, by this quantiser: absmean, twn and others of
     triloop.ternary.config; its weights train on behind the codes. Empty: as the policy comes."""
+    ternary_activations: str = "int8"
+    """With ``ternary``: int8 per token, int8-256 as llama.cpp computes tq1_0 and tq2_0, none, or elastic."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
     eval_n: int = 512
@@ -146,6 +148,11 @@ class RunConfig:
         if self.ternary and (self.ternary not in QUANTISERS or self.backend != "native" or self.lora_rank):
             raise ConfigError(
                 f"ternary is {self.ternary!r}; expected one of {', '.join(QUANTISERS)}, with backend native and lora_rank 0"
+            )
+        if self.ternary_activations != "int8" and (not self.ternary or self.ternary_activations not in ACTIVATIONS):
+            known = ", ".join(ACTIVATIONS)
+            raise ConfigError(
+                f"ternary_activations is {self.ternary_activations!r}; expected one of {known}, and ternary beside it"
             )
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")

@@ -3,10 +3,11 @@
     y[t, o] = x_scale[t] (sum_g w_scale[o, g] D[t, o, g] + w_shift[o, g] S[t, g]) + zero W[o]
     y[t, o] = sum_b (w_scale[o, g] x_scale[t, b]) D[t, o, b] + (w_shift[o, g] x_scale[t, b]) S[t, b]
 
-the second where blocks b of activations have scales of their own, and g is the group that b lies in. With D[t, o, g] = sum of x_codes w_codes over the inputs of group g, S[t, g] = sum of x_codes, W[o] = sum of w_hat. D and S
-are whole numbers below 2^24 for up to 16,500 inputs of four-bit codes, 132,000 of ternary ones: fp32 holds them exactly
-whatever the order of summation, and so do TF32 products. The packed kernels compute the same D in int32 and go on in the
-same order, each step rounded (``triloop.kernels.ternary``): learner and sampler get the same numbers to the last bit.
+the second where blocks b of activations have scales of their own, and g is the group that b lies in. With D[t, o, g] = sum
+of x_codes w_codes over the inputs of group g, S[t, g] = sum of x_codes, W[o] = sum of w_hat. D and S are whole numbers
+below 2^24 for up to 16,500 inputs of four-bit codes, 132,000 of ternary ones: fp32 holds them exactly whatever the order of
+summation, and so do TF32 products. The packed kernels compute the same D in int32 and go on in the same order, each step
+rounded (``triloop.kernels.ternary``): learner and sampler get the same numbers to the last bit.
 """
 
 from __future__ import annotations

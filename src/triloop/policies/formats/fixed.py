@@ -81,7 +81,9 @@ class FixedLinear(nn.Module, OwnProduct):
         if self.packed is None:
             return multiply(self._rows(rows), self._given.weight)
         block = activations.PACKED.get(self._given.activations)
-        return kernels.float_product(rows, self.packed) if block is None else kernels.product(rows, self.packed, block=block)
+        if block is None:
+            return kernels.float_product(rows, self.packed)
+        return kernels.product(rows, self.packed, block=block)
 
     def _normed(self, x: Tensor) -> Tensor:
         norm = self._given.norm
