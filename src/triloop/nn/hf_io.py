@@ -20,10 +20,18 @@ from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.hf_config import config_from_hf, config_to_hf
 from triloop.nn.hf_names import Part, hf_parts
 from triloop.nn.lora import effective_state
-from triloop.nn.shards import Shards
+from triloop.nn.shards import Shards, Tensors
 from triloop.nn.tokenizer import Tokenizer, read_json
 
-__all__ = ["load_pretrained", "save_pretrained", "save_tensors", "tensors_sha256", "weights_sha256", "write_tensors"]
+__all__ = [
+    "assembled",
+    "load_pretrained",
+    "save_pretrained",
+    "save_tensors",
+    "tensors_sha256",
+    "weights_sha256",
+    "write_tensors",
+]
 
 VALUE_HEAD = "value_head.safetensors"
 """Beside the model, where transformers does not look."""
@@ -43,7 +51,14 @@ def load_pretrained(
     folder = Path(path)
     _check_folder(folder)
     config = config_from_hf(read_json(folder / "config.json"), where=str(folder / "config.json"), latent=latent)
-    shards = Shards(folder)
+    return assembled(folder, config, Shards(folder), dtype)
+
+
+def assembled(folder: Path, config: DecoderConfig, shards: Tensors, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
+    """The decoder that ``config`` describes with these tensors, and the tokenizer and value head of ``folder``.
+
+    Raises ModelError as ``load_pretrained`` does.
+    """
     config = _settle_tying(config, shards)
     state = _fused_state(config, shards, dtype)
     decoder = _build(config, state)
@@ -134,7 +149,7 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} has no config.json (found: {found}). {hint}")
 
 
-def _settle_tying(config: DecoderConfig, shards: Shards) -> DecoderConfig:
+def _settle_tying(config: DecoderConfig, shards: Tensors) -> DecoderConfig:
     """Tied embeddings may be stored once under either name or twice; unequal twins are not tied, as in transformers."""
     if not config.tie_embeddings or EMBED not in shards.names or HEAD not in shards.names:
         return config
@@ -143,7 +158,7 @@ def _settle_tying(config: DecoderConfig, shards: Shards) -> DecoderConfig:
     return dataclasses.replace(config, tie_embeddings=False)
 
 
-def _fused_state(config: DecoderConfig, shards: Shards, dtype: torch.dtype) -> dict[str, Tensor]:
+def _fused_state(config: DecoderConfig, shards: Tensors, dtype: torch.dtype) -> dict[str, Tensor]:
     """The decoder's parameters, each filled from the tensors that are its rows."""
     parts = hf_parts(config)
     alias = {EMBED: HEAD} if config.tie_embeddings and EMBED not in shards.names else {}
@@ -162,7 +177,7 @@ def _fused_state(config: DecoderConfig, shards: Shards, dtype: torch.dtype) -> d
     return state
 
 
-def _fill(target: Tensor, shards: Shards, name: str, part: Part) -> None:
+def _fill(target: Tensor, shards: Tensors, name: str, part: Part) -> None:
     tensor = shards.read(name)
     if tuple(tensor.shape) != part.shape:
         raise ModelError(
@@ -183,7 +198,7 @@ def _fill(target: Tensor, shards: Shards, name: str, part: Part) -> None:
         )
 
 
-def _mismatch(config: DecoderConfig, shards: Shards, missing: list[str], leftover: list[str]) -> str:
+def _mismatch(config: DecoderConfig, shards: Tensors, missing: list[str], leftover: list[str]) -> str:
     def some(names: list[str]) -> str:
         return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -11,9 +11,29 @@ from torch import Tensor
 from triloop.errors import ModelError
 from triloop.nn.tokenizer import read_json
 
-__all__ = ["Shards"]
+__all__ = ["Shards", "Tensors"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Tensors(Protocol):
+    """Named tensors of a model directory."""
+
+    label: str
+    """Where they lie, for messages."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of all of them."""
+        ...
+
+    def file(self, name: str) -> Path:
+        """The file that holds tensor ``name``."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """Tensor ``name``. It may share memory with the file: copy it before keeping it."""
+        ...
 
 
 class Shards:

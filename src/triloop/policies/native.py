@@ -21,6 +21,7 @@ from triloop.nn.packing import prefix_tree
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.completions import Completer
 from triloop.policies.engine import Hooks, LogitMask, Respond, never
+from triloop.policies.formats.bitnet_read import is_bitnet, load_bitnet
 from triloop.policies.formats.fixed import fixed_linears
 from triloop.policies.formats.packed import is_packed, load_packed
 from triloop.policies.formats.weights import fixed_sha256
@@ -83,9 +84,9 @@ class NativePolicy:
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu", **settings: Any) -> NativePolicy:
-        """From a Hugging Face directory, or one of packed weights (``triloop export --format packed``)."""
-        if is_packed(path):
-            decoder, tokenizer = load_packed(path)
+        """From a Hugging Face directory, of BitNet too, or one of packed weights (``triloop export --format packed``)."""
+        if is_packed(path) or is_bitnet(path):
+            decoder, tokenizer = (load_packed if is_packed(path) else load_bitnet)(path)
             settings["precision"] = torch.float32  # the products are of whole numbers; what lies between them is fp32
         else:
             decoder, tokenizer = load_directory(path)

@@ -62,13 +62,13 @@ def save_bitnet(path: str | Path, decoder: Decoder, tokenizer: Tokenizer) -> int
             continue
         _check(name, found)
         tensors[name] = two_bits(found.codes)
-        tensors[f"{name}_scale"] = 1 / found.scale.reshape(1)
+        tensors[f"{name}_scale"] = 1 / found.scale[:1, 0]
     save_tensors(path, tensors, _config(weights), tokenizer)
     return sum(t.nbytes for t in tensors.values())
 
 
 def _check(name: str, weight: Quantised) -> None:
-    if weight.scale.numel() != 1:
+    if bool((weight.scale != weight.scale[0, 0]).any()):
         raise ModelError(
             f"{name} has {weight.scale.numel()} scales, and BitLinear one for a matrix. Export --format packed, or "
             "--format hf for plain linears; quantisers with granularity 'tensor' fit."
