@@ -346,7 +346,7 @@ ABOUT = [
     "llama.cpp rounds activations: to half precision before a product with F16 weights, to int8 in blocks of 256 inputs "
     "(Q8_K) before one with TQ1_0 or TQ2_0, not at all with F32. A policy trained with activations int8-256 rounds them in "
     "the same blocks by the same operations, with scales of weights in half precision as in the file: with embeddings and "
-    "head in f32 the arithmetic is the same. So it is in f32 for unquantised activations (none: the weights of int8). "
+    "head in f32 both compute the same but for fp32 rounding. So it is in f32 for unquantised activations (none). "
     "Anything else is another rounding of the same codes, and greedy text may part where two tokens are almost equally "
     "likely, as that of stories260K in f16 does, whose activations we do not round.",
     "",
