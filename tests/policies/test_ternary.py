@@ -197,4 +197,4 @@ def test_latent_weights_are_not_taken_for_a_model(tmp_path):
     with pytest.raises(ModelError, match="ternary policy"):
         load_pretrained(tmp_path)
     decoder, _ = load_pretrained(tmp_path, latent=True)
-    assert all(type(m) is torch.nn.Linear for layer in decoder.blocks for m in (layer.qkv, layer.down))
+    assert all(isinstance(m, torch.nn.Linear) for layer in decoder.blocks for m in (layer.qkv, layer.down))
