@@ -278,6 +278,18 @@ def test_a_ternary_model_goes_out_in_every_form(tmp_path: Path, capsys: Capture)
     assert "layers.0.qkv has 64 inputs" in capsys.readouterr().err
 
 
+def test_embeddings_and_head_are_written_in_the_type_that_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("gguf")
+    from triloop.policies.formats.gguf_read import Gguf
+
+    for rest, kind in ((None, "F16"), ("f32", "F32"), ("f16", "F16")):
+        asked = ["--rest", rest] if rest else []
+        assert main(["export", "base:sort", "--format", "gguf", *asked, "--out", str(tmp_path / "m.gguf")]) == 0
+        tensors = Gguf(tmp_path / "m.gguf").tensors
+        assert tensors["token_embd.weight"].tensor_type.name == kind
+        assert tensors["blk.0.ffn_down.weight"].tensor_type.name == "F16"
+
+
 def test_a_run_says_where_its_models_go(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
     """Without --out beside the run, named by the form."""
     pytest.importorskip("gguf")
