@@ -1,6 +1,7 @@
 """Ternary policies: made, sampled from packed weights, learned, written and read again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from triloop.records import Prompt
 from triloop.sources.reward_model import RewardModel
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears
+from triloop.ternary.head import Int8Head
 
 SHAPE = DecoderConfig(
     vocab_size=16, hidden_size=40, intermediate_size=72, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10
@@ -37,8 +39,11 @@ EVERY = (
     TernaryConfig(quantiser="paretoq-2"),
     TernaryConfig(norm=True),
     TernaryConfig(activations="none"),
+    TernaryConfig(head="int8"),
 )
-every = pytest.mark.parametrize("config", EVERY, ids=lambda c: f"{c.quantiser}-{c.shared_by}-{c.activations}-{c.norm}")
+every = pytest.mark.parametrize(
+    "config", EVERY, ids=lambda c: f"{c.quantiser}-{c.shared_by}-{c.activations}-{c.norm}-{c.head}"
+)
 
 
 def fresh(config: TernaryConfig | None = None, seed: int = 3) -> NativePolicy:
@@ -100,7 +105,8 @@ def test_directory_gives_the_same_policy_back(config, tmp_path):
     policy.save_pretrained(tmp_path / "p")
     again = NativePolicy.load(tmp_path / "p")
     assert again.weights_sha256() == policy.weights_sha256()
-    assert [m.config for m in linears(again.decoder).values()] == [config] * 8
+    assert [m.config for m in linears(again.decoder).values()] == [replace(config, head="full")] * 8
+    assert isinstance(again.decoder.head, Int8Head) == (config.head == "int8")
     for a, b in zip(scored(policy, completions), scored(again, completions), strict=True):
         assert np.array_equal(a, b)
     assert [c.tokens for c in drawn(again)] == [c.tokens for c in completions]

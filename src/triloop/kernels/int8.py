@@ -61,7 +61,7 @@ class PackedInt8:
 
 
 def pack(codes: Int8[Tensor, "out in"], scale: Float[Tensor, " scales"]) -> PackedInt8:
-    """The weights code * scale, packed. Raises UsageError for a code -128, for shapes that do not fit and too many columns."""
+    """The weights code * scale, packed. Raises UsageError for a code -128 and for shapes that do not fit."""
     rows, columns = codes.shape
     if rows < 1 or not 1 <= columns <= MOST_COLUMNS or scale.shape != (rows,):
         raise UsageError(

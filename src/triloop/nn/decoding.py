@@ -142,7 +142,8 @@ class KernelDecoding:
         """Bring the fp32 copies of small tensors up to date."""
         for norm, copy in self._norms.values():
             copy.copy_(norm.weight)
-        self._head.copy_(self.decoder.output_weight)
+        if self._own_head is None:
+            self._head.copy_(self.decoder.output_weight)
 
     def _allocate(self, rows: int, length: int) -> None:
         d, c = self.decoder, self.decoder.config
@@ -160,9 +161,12 @@ class KernelDecoding:
         self._gate_up = torch.zeros(wide, 2 * c.intermediate_size, dtype=kind)
         self._inner = torch.zeros(wide, c.intermediate_size, dtype=kind)
         # Of fp32 weights these are the weights themselves.
-        small = c.vocab_size <= PLAIN_HEAD
-        self._head = d.output_weight.detach().float() if small else d.output_weight.detach()
-        self._logits = torch.zeros(wide, c.vocab_size, dtype=self._head.dtype)
+        self._own_head, kind = _own_product(d.head), torch.float32
+        if self._own_head is None:
+            small = c.vocab_size <= PLAIN_HEAD
+            self._head = d.output_weight.detach().float() if small else d.output_weight.detach()
+            kind = self._head.dtype
+        self._logits = torch.zeros(wide, c.vocab_size, dtype=kind)
         self._norms = {id(m): (m, m.weight.detach().float()) for m in d.modules() if isinstance(m, RMSNorm)}
 
     # ------------------------------------------------------------------ rows
@@ -183,7 +187,8 @@ class KernelDecoding:
 
         seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
         hidden = d.packed(ids[seen], where, keep)
-        return hidden[lengths.cumsum(0) - 1].to(self._head.dtype) @ self._head.t()
+        last = hidden[lengths.cumsum(0) - 1]
+        return d.logits(last) if self._own_head is not None else last.to(self._head.dtype) @ self._head.t()
 
     def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
         """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
@@ -225,7 +230,7 @@ class KernelDecoding:
         for i, layer in enumerate(blocks):
             following = blocks[i + 1].norm1 if i + 1 < len(blocks) else d.norm
             calls += self._layer(i, layer, n, following, normed if i + 1 < len(blocks) else last)
-        if self._head.dtype == last.dtype:
+        if self._logits.dtype == last.dtype:
             calls += self._read_out(last, n)
         else:
             calls.append(partial(normed.copy_, last))
@@ -234,6 +239,8 @@ class KernelDecoding:
 
     def _read_out(self, x: Tensor, n: int) -> list[Callable[[], object]]:
         """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
+        if self._own_head is not None:
+            return [self._own_head.into(x, self._logits[:n])]
         vocab = len(self._head)
         block = vocab if vocab <= PLAIN_HEAD else HEAD_BLOCK
         parts = [slice(i, min(i + block, vocab)) for i in range(0, vocab, block)]
@@ -270,6 +277,10 @@ class KernelDecoding:
         into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed[:n])]
         sizes = (n, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
         return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
+
+
+def _own_product(module: object) -> OwnProduct | None:
+    return module if isinstance(module, OwnProduct) else None
 
 
 def _product(x: Tensor, linear: nn.Module, out: Tensor) -> Callable[[], object]:

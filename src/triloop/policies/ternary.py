@@ -27,6 +27,7 @@ from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears, ternarise
+from triloop.ternary.head import Int8Head
 
 __all__ = ["load_directory", "save_directory", "sha256", "ternarised", "twin"]
 
@@ -37,7 +38,7 @@ _KEY = "quantization_config"
 
 
 def ternarised(decoder: Decoder, config: TernaryConfig) -> Decoder:
-    """``decoder``, in place, with quantised linears in its layers; its config says so from now on.
+    """``decoder``, in place, with quantised linears in its layers and the head that is asked for; its config says so.
 
     Raises ConfigError for one that has adapters or is ternary already.
     """
@@ -45,7 +46,9 @@ def ternarised(decoder: Decoder, config: TernaryConfig) -> Decoder:
         raise ConfigError("a policy with LoRA adapters cannot become ternary; merge the adapters first (lora_rank 0)")
     if linears(decoder):
         raise ConfigError("this policy is ternary already; start from one in full precision, or leave the setting away")
-    ternarise(decoder, config)
+    ternarise(decoder, dataclasses.replace(config, head="full"))
+    if config.head == "int8":
+        decoder.head = Int8Head(decoder.embed if decoder.head is None else decoder.head)
     told = {"quant_method": LATENT, **dataclasses.asdict(config)}
     # An extra that names no model_type would not be written.
     extra = {**decoder.config.extra, "model_type": decoder.config.model_type, _KEY: told}
