@@ -14,7 +14,7 @@ from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.stages import CycleConfig, plan
 from triloop.policies.sampling import Sampling
-from triloop.ternary.config import QUANTISERS
+from triloop.ternary.config import HEADS, QUANTISERS
 
 __all__ = ["CurriculumConfig", "EnvConfig", "RunConfig", "from_mapping", "to_mapping"]
 
@@ -98,6 +98,9 @@ class RunConfig:
     ternary: str = ""
     """Give a policy in full precision weights -1, 0 and 1 before the run, by this quantiser: absmean, twn and others of
     triloop.ternary.config; its weights train on behind the codes. Empty: as the policy comes."""
+    ternary_head: str = "full"
+    """The output head of a ternary policy: int8 multiplies it in whole numbers, which pays where the vocabulary is large. full:
+    as the policy comes."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
     eval_n: int = 512
@@ -146,6 +149,10 @@ class RunConfig:
         if self.ternary and (self.ternary not in QUANTISERS or self.backend != "native" or self.lora_rank):
             raise ConfigError(
                 f"ternary is {self.ternary!r}; expected one of {', '.join(QUANTISERS)}, with backend native and lora_rank 0"
+            )
+        if self.ternary_head not in HEADS or (self.ternary_head != "full" and self.backend != "native"):
+            raise ConfigError(
+                f"ternary_head is {self.ternary_head!r}; expected one of {', '.join(HEADS)}, int8 with backend native"
             )
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")

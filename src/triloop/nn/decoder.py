@@ -225,7 +225,9 @@ class Decoder(nn.Module):
 
     @property
     def output_weight(self) -> Float[Tensor, "vocab hidden"]:
-        own = None if self.head is None else self.head.weight  # a tied head that multiplies in a way of its own has none
+        own = (
+            None if self.head is None else self.head.weight
+        )  # a tied head that multiplies in a way of its own has none
         return own if isinstance(own, Tensor) else self.embed.weight
 
     @property

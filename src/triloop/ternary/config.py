@@ -18,7 +18,7 @@ ACTIVATIONS = ("int8", "none", "elastic")
 """int8: per token by its largest magnitude; none: as they come; elastic: a learned scale and zero point (S002)."""
 
 HEADS = ("full", "int8")
-"""What a policy's output head multiplies: full precision, or whole numbers -127 to 127, each row with a scale of its own."""
+"""What a policy's output head multiplies: full precision, or whole numbers -127 to 127 with a scale for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)

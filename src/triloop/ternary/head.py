@@ -32,8 +32,8 @@ AT_ONCE = 8192
 class Int8Head(nn.Module, OwnProduct):
     """logits = Q(x) Q(weight)^T, in fp32.
 
-    Of a linear it takes over ``weight``; tied to an embedding it has no parameter of its own. Gradients pass the rounding of
-    both sides as if it were not there: dL/dx = dL/dy w_hat, dL/dweight = dL/dy^T x_hat.
+    Of a linear it takes over ``weight``; tied to an embedding it has no parameter of its own. Gradients pass the rounding
+    of both sides as if it were not there: dL/dx = dL/dy w_hat, dL/dweight = dL/dy^T x_hat.
 
     The packed weight is kept from call to call until the weight may have changed, as in ``TernaryLinear``; a gradient that
     arrives at the weight drops it, wherever in the network it came from.
