@@ -99,8 +99,8 @@ class RunConfig:
     """Give a policy in full precision weights -1, 0 and 1 before the run, by this quantiser: absmean, twn and others of
     triloop.ternary.config; its weights train on behind the codes. Empty: as the policy comes."""
     ternary_head: str = "full"
-    """The output head of a ternary policy: int8 multiplies it in whole numbers, which pays where the vocabulary is large. full:
-    as the policy comes."""
+    """The output head of a ternary policy: int8 multiplies it in whole numbers, which pays where there are many tokens to
+    choose from; full leaves it as it is."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
     eval_n: int = 512

@@ -37,7 +37,7 @@ class Weights:
     """All other parameters by our name; adapters merged."""
     linears: Mapping[str, QuantisedLinear]
     head: Quantised | None = None
-    """An int8 output head, a scale for each row; ``config`` says untied then, since it is another matrix than the embedding."""
+    """An int8 output head, a scale for each row. ``config`` says untied then: it is another matrix than the embedding."""
 
     @property
     def activations(self) -> str:
