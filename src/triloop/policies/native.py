@@ -175,11 +175,13 @@ class NativePolicy:
     def ternarise(self, config: TernaryConfig) -> None:
         """Quantise the layers' linears from now on, and the head if asked; the weights train on behind their codes."""
         ternarised(self.decoder, config)
+        self._stepper = None  # it holds calls of the products as they were
         self.learner.forget()
 
     def use_int8_head(self) -> None:
         """Quantise the output head of a ternary policy from now on; nothing happens where it is."""
         int8_headed(self.decoder)
+        self._stepper = None
 
     def frozen(self) -> NativePolicy:
         copy = merge_lora(twin(self.decoder)).requires_grad_(False)
