@@ -94,14 +94,17 @@ def plain_decoder(weights: Weights) -> Decoder:
 def fixed_sha256(decoder: Decoder) -> str:
     """SHA-256 over names, shapes and bytes of all that a decoder read from packed weights computes with."""
     weights, digest = weights_of(decoder), hashlib.sha256()
+    found: dict[str, tuple[Tensor | None, ...]] = {}
     for name, linear in weights.linears.items():
-        w = linear.weight
-        for tensor in (w.codes, w.scale, w.shift, linear.bias, linear.norm, linear.input_scale, linear.input_zero):
+        w, x = linear.weight, (linear.input_scale, linear.input_zero)
+        found[name] = (w.codes, w.scale, w.shift, linear.bias, linear.norm, *x)
+    if weights.head is not None:
+        found["head"] = (weights.head.codes, weights.head.scale)
+    for name, tensors in found.items():
+        for tensor in tensors:
             digest.update(f"{name}:{None if tensor is None else tuple(tensor.shape)}\n".encode())
             if tensor is not None:
                 digest.update(tensor.contiguous().numpy().data)
-    if weights.head is not None:
-        digest.update(tensors_sha256({"codes": weights.head.codes, "scale": weights.head.scale}).encode())
     digest.update(tensors_sha256(weights.state).encode())
     return digest.hexdigest()
 
