@@ -152,6 +152,17 @@ def test_with_an_int8_head_the_logits_are_the_training_pass_to_the_last_bit(tied
     assert torch.equal(found, expected) and not torch.equal(found, first)
 
 
+def test_a_ternary_head_is_multiplied_as_it_is_trained() -> None:
+    model = decoder(tie_embeddings=False)
+    ternarise(model, TernaryConfig(), ("*",))
+    tokens = torch.randint(0, 31, (2, 20), generator=torch.Generator().manual_seed(3))
+    decoding = KernelDecoding(model)
+    decoding.reset(2, 32)
+    first = decoding.prefill(tokens[:, :7], torch.tensor([7, 7]), torch.arange(2))
+    later = decoding.decode(tokens[:, 7], torch.tensor([7, 7]), 8)
+    assert torch.equal(torch.stack([first, later], 1), model.logits_padded(tokens)[:, 6:8])
+
+
 def test_an_int8_head_in_bf16() -> None:
     model = decoder().to(torch.bfloat16)
     model.head = Int8Head(model.embed)
