@@ -98,7 +98,8 @@ def _packed(codes: Tensor, scale: Tensor) -> PackedInt8:
 def unpack(packed: PackedInt8) -> tuple[Int8[Tensor, "out in"], Float[Tensor, " out"]]:
     """Codes and scales."""
     blocks, quads = packed.tiles.shape[:2]
-    rows = packed.tiles.transpose(1, 2).reshape(blocks * SIDE, quads * 4)
+    fours = packed.tiles.view(torch.int32).view(blocks, quads, SIDE).transpose(1, 2)  # four codes move as one number
+    rows = fours.contiguous().view(torch.int8).view(blocks * SIDE, quads * 4)
     return rows[: packed.rows, : packed.columns].contiguous(), packed.scales[: packed.rows].clone()
 
 
