@@ -96,12 +96,12 @@ def gap(policy: NativePolicy) -> np.ndarray:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("head", ["full", "int8"])
 def test_sampler_and_learner_agree_as_proofs_mismatch_says(head, tied):
-    """With an int8 head the logits are the same numbers: what is left is the sum in the softmax."""
+    """An int8 head multiplies in whole numbers, so it may be as large as one likes."""
     decoder = Decoder(replace(SHAPE, vocab_size=1000, tie_embeddings=tied)).initialise(3, std=0.3)
     policy = NativePolicy(decoder, char_tokenizer("abcdefghij"))
     policy.ternarise(TernaryConfig(head=head))
     found = gap(taught(policy, 3))
-    assert len(found) > 500 and found.mean() < 5e-7 and found.max() < 4e-6
+    assert len(found) > 500 and found.max() == 0
 
 
 @pytest.mark.parametrize("entropy", [True, False])
@@ -282,4 +282,4 @@ def test_latent_weights_are_not_taken_for_a_model(tmp_path):
     with pytest.raises(ModelError, match="ternary policy"):
         load_pretrained(tmp_path)
     decoder, _ = load_pretrained(tmp_path, latent=True)
-    assert all(type(m) is torch.nn.Linear for layer in decoder.blocks for m in (layer.qkv, layer.down))
+    assert all(isinstance(m, torch.nn.Linear) for layer in decoder.blocks for m in (layer.qkv, layer.down))

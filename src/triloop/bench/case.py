@@ -25,9 +25,10 @@ Weights are random and made on the fly; the end-of-sequence token is banned, so 
 Figures are medians of the runs after one that is not counted. other_cores says how many cores other processes used
 meanwhile: above 0.1 the figures are not clean.
 
-products_seconds is the time of torch's matrix products alone: those of one run, computed again in the same order at the
-same shapes beside the measured runs. rest_seconds is everything else, attention included, which has kernels of its own:
-what would remain, on the same cores, if products cost nothing. products_share is their share of the measured seconds.
+products_seconds is the time of matrix products alone: of our own (fp32, kernels.panels) as measured in the runs, of
+torch's by computing those of one run again in the same order at the same shapes. rest_seconds is everything else, attention
+included, which has kernels of its own: what would remain, on the same cores, if products cost nothing. products_share is
+their share of the measured seconds.
 
 roofline_share is floor / measured seconds. The floor is the larger of two:
 - products: matrix-product FLOPs of the work (prompts once a group, one decode step for every new token but the last,

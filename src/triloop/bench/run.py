@@ -19,6 +19,7 @@ from triloop.bench.train import Train
 from triloop.bench.work import Samples
 from triloop.errors import UsageError
 from triloop.kernels.native import describe
+from triloop.kernels.panels import tally
 from triloop.loops.build import set_threads
 from triloop.nn.decoder import DecoderConfig
 from triloop.policies.native import NativePolicy
@@ -85,9 +86,11 @@ def _measured(case: Case, note: Callable[[str], None]) -> dict[str, Any]:
         runs = case.repeats or max(1, min(_MOST, int(_SECONDS / (perf_counter() - t0))))
         note(f"{what}: measuring {runs} runs")
         others = Others()
+        before = tally()[1]
         parts = made.work(runs)
+        own = (tally()[1] - before) / runs
         peak = _peak(case.device)
-        multiplying = median([replayed(products) for _ in range(runs)])
+        multiplying = own + median([replayed(products) for _ in range(runs)])
         cores = others.cores()
         limits = limits.best(_limits(made, case))
         answer = _answer(case, made, parts, limits)

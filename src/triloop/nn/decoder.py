@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from triloop.errors import ModelError
 from triloop.kernels import train
-from triloop.nn.fused import add_norm, rms_norm, rotated, swiglu
+from triloop.nn.fused import Linear, add_norm, linear, rms_norm, rotated, swiglu
+from triloop.nn.lean import Embedding
 from triloop.nn.packing import Packing, gathered, packing, spread
 from triloop.nn.rope import rope_frequencies
 
@@ -158,13 +159,13 @@ class Layer(nn.Module):
         self.window = c.sliding_window if index in c.sliding_layers else None
         self.shape = train.AttentionShape(c.num_heads, c.num_kv_heads, c.head_dim, self.window or 0, c.norm_eps)
         self.norm1 = RMSNorm(c.hidden_size, c.norm_eps)
-        self.qkv = nn.Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.qkv_bias)
+        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.qkv_bias)
         self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
-        self.out = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
+        self.out = Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
         self.norm2 = RMSNorm(c.hidden_size, c.norm_eps)
-        self.gate_up = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
-        self.down = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+        self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias)
+        self.down = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
 
     def mlp(self, x: Tensor) -> Tensor:
         return self.down(swiglu(self.gate_up(self.norm2(x))))
@@ -188,7 +189,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([Layer(config, i) for i in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head: nn.Module | None = None
@@ -196,9 +197,16 @@ class Decoder(nn.Module):
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.value_head: nn.Linear | None = None
         # Not a buffer: rounded to bf16 with the weights, angles of far positions would be off by whole turns.
-        self.inverse_frequency, self.rope_scale = rope_frequencies(
-            config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
-        )
+        with torch.device("cpu"):
+            self.inverse_frequency, self.rope_scale = rope_frequencies(
+                config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
+            )
+
+    @classmethod
+    def empty(cls, config: DecoderConfig) -> Decoder:
+        """Without memory for weights, which ``load_state_dict(..., assign=True)`` brings."""
+        with torch.device("meta"):
+            return cls(config)
 
     def initialise(self, seed: int, std: float = 0.02) -> Decoder:
         """Fresh weights: normal(0, std); projections back into the residual stream scaled by 1/sqrt(2 layers)."""
@@ -253,7 +261,9 @@ class Decoder(nn.Module):
         return angle.cos() * self.rope_scale, angle.sin() * self.rope_scale
 
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
-        return F.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        if self.head is None or isinstance(self.head, nn.Linear):
+            return linear(hidden, self.output_weight)
+        return self.head(hidden)
 
     def packed(
         self, ids: Int[Tensor, " tokens"], where: Packing, keep: Callable[[int, Tensor], None] | None = None

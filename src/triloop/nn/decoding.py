@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from triloop.kernels import native, train
+from triloop.kernels import native, panels, train
 from triloop.kernels.products import OwnProduct
 from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
+from triloop.nn.fused import Linear, linear
 from triloop.nn.packing import packing
 
 __all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
@@ -29,6 +30,16 @@ PLAIN_HEAD = 4096
 
 HEAD_BLOCK = 1024
 """Tokens of a larger vocabulary multiplied at once: 1.1 to 1.7 times as fast as all of 32,000, at 4 to 256 rows."""
+
+
+LAID_OUT = 1 << 29
+"""Most bytes of weights that are laid out a second time for fast products (``kernels.panels``)."""
+
+HEAD = 0
+"""Which of them is the output head's; the others go by the ids of their modules."""
+
+KEPT = 1 << 25
+"""Most bytes of these that stay between rollouts, when the learner needs memory."""
 
 
 class Decoding(Protocol):
@@ -61,15 +72,22 @@ class Decoding(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Let go of memory that only sampling needs, where it is much; ``reset`` takes it again."""
+        ...
+
 
 def decoding_of(decoder: Decoder) -> Decoding:
     """The fastest one for this decoder here."""
-    projections = (m for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up, layer.down))
     # An adapter's weight is not all that it multiplies by.
-    known = all(type(m) is nn.Linear or isinstance(m, OwnProduct) for m in projections)
+    known = all(type(m) in (nn.Linear, Linear) or isinstance(m, OwnProduct) for m in _projections(decoder))
     if known and decoder.device.type == "cpu" and decoder.dtype in train.PRODUCTS and native.available():
         return KernelDecoding(decoder)
     return TorchDecoding(decoder)
+
+
+def _projections(decoder: Decoder) -> list[nn.Module]:
+    return [m for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
 
 
 class TorchDecoding:
@@ -99,6 +117,9 @@ class TorchDecoding:
         d = self.decoder.device
         return self.decoder.decode(tokens.to(d), positions.to(d), self.cache, span)
 
+    def rest(self) -> None:
+        """Nothing."""
+
 
 class KernelDecoding:
     """On the processor, by compiled kernels between the matrix products.
@@ -112,6 +133,7 @@ class KernelDecoding:
         self._room = 0
         self._made_for: tuple[int, ...] = ()
         self._steps: dict[int, list[Callable[[], object]]] = {}
+        self._panels: dict[int, Tensor] = {}
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
         self._write = native.function("cache_write" + self._t, "ppppppfppiiiii")
@@ -136,7 +158,24 @@ class KernelDecoding:
             self._steps = {}  # their calls hold weights as they stood when the calls were made
         if self.decoder.dtype != torch.float32:
             self._copy_small()
+        self._lay_out()
         self.rows = rows
+
+    def rest(self) -> None:
+        if sum(p.nbytes for p in self._panels.values()) > KEPT:
+            self._panels, self._steps = {}, {}
+
+    def _lay_out(self) -> None:
+        """The weights as they stand now, for products in fp32; none when they are too large to be held twice."""
+        plain = {id(m): m.weight.detach() for m in _projections(self.decoder) if isinstance(m, nn.Linear)}
+        head = {} if self._own_head is not None else {HEAD: self._head}
+        weights = {k: w for k, w in (head | plain).items() if w.dtype == torch.float32}
+        if sum(w.nbytes for w in weights.values()) > LAID_OUT:
+            weights = {}
+        if self._panels.keys() != weights.keys():
+            self._panels, self._steps = {k: panels.room(*w.shape) for k, w in weights.items()}, {}
+        for key, weight in weights.items():
+            panels.lay_out(weight, self._panels[key])
 
     def _copy_small(self) -> None:
         """Bring the fp32 copies of small tensors up to date."""
@@ -188,7 +227,7 @@ class KernelDecoding:
         seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
         hidden = d.packed(ids[seen], where, keep)
         last = hidden[lengths.cumsum(0) - 1]
-        return d.logits(last) if self._own_head is not None else last.to(self._head.dtype) @ self._head.t()
+        return d.logits(last) if self._own_head is not None else linear(last.to(self._head.dtype), self._head)
 
     def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
         """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
@@ -241,6 +280,8 @@ class KernelDecoding:
         """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
         if self._own_head is not None:
             return [self._own_head.into(x, self._logits[:n])]
+        if HEAD in self._panels:
+            return [panels.prepared(x, self._panels[HEAD], None, self._logits[:n])]
         vocab = len(self._head)
         block = vocab if vocab <= PLAIN_HEAD else HEAD_BLOCK
         parts = [slice(i, min(i + block, vocab)) for i in range(0, vocab, block)]
@@ -249,15 +290,27 @@ class KernelDecoding:
     def _layer(self, i: int, layer: Layer, n: int, following: RMSNorm, into: Tensor) -> list[Callable[[], object]]:
         normed, x, delta = self._normed[:n], self._x[:n], self._delta[:n]
         return [
-            _product(normed, layer.qkv, self._qkv[:n]),
+            self._product(normed, layer.qkv, self._qkv[:n]),
             self._attend(i, layer, n),
-            _product(self._mixed[:n], layer.out, delta),
+            self._product(self._mixed[:n], layer.out, delta),
             self._norm(x, delta, layer.norm2, normed),
-            _product(normed, layer.gate_up, self._gate_up[:n]),
+            self._product(normed, layer.gate_up, self._gate_up[:n]),
             self._swiglu(n),
-            _product(self._inner[:n], layer.down, delta),
+            self._product(self._inner[:n], layer.down, delta),
             self._norm(x, delta, following, into),
         ]
+
+    def _product(self, x: Tensor, layer: nn.Module, out: Tensor) -> Callable[[], object]:
+        if isinstance(layer, OwnProduct):
+            return layer.into(x, out)
+        assert isinstance(layer, nn.Linear)
+        own = {name: p.detach() for name, p in layer.named_parameters()}
+        weight, bias = own["weight"], own.get("bias")
+        if id(layer) in self._panels:
+            return panels.prepared(x, self._panels[id(layer)], bias, out)
+        if bias is None:
+            return partial(torch.mm, x, weight.t(), out=out)
+        return partial(torch.addmm, bias, x, weight.t(), out=out)
 
     def _norm(self, x: Tensor, delta: Tensor | None, norm: RMSNorm, out: Tensor) -> Callable[[], object]:
         kind = self._t + (".float" if out.dtype != self.decoder.dtype else "")
@@ -281,16 +334,6 @@ class KernelDecoding:
 
 def _own_product(module: object) -> OwnProduct | None:
     return module if isinstance(module, OwnProduct) else None
-
-
-def _product(x: Tensor, linear: nn.Module, out: Tensor) -> Callable[[], object]:
-    if isinstance(linear, OwnProduct):
-        return linear.into(x, out)
-    assert isinstance(linear, nn.Linear)
-    weight = linear.weight.detach().t()
-    if linear.bias is None:
-        return partial(torch.mm, x, weight, out=out)
-    return partial(torch.addmm, linear.bias.detach(), x, weight, out=out)
 
 
 def _up(number: int, to: int = TILE) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from triloop.kernels import train
+from triloop.kernels import panels, train
 from triloop.nn.rope import rotate
 
-__all__ = ["add_norm", "rms_norm", "rotated", "swiglu"]
+__all__ = ["Linear", "add_norm", "linear", "rms_norm", "rotated", "swiglu"]
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -71,6 +71,22 @@ class _Rotated(torch.autograd.Function):
 
 def _plain(x: Tensor) -> bool:
     return not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def linear(
+    x: Float[Tensor, "*batch in"], weight: Float[Tensor, "out in"], bias: Tensor | None = None
+) -> Float[Tensor, "*batch out"]:
+    """x weight^T + bias; of rows in fp32 on the processor each number is summed in one order, whatever else is computed."""
+    if x.ndim == 2 and panels.usable(x, weight):
+        return panels.Product.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by ``linear``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 def swiglu(gate_up: Float[Tensor, "n twice_width"]) -> Float[Tensor, "n width"]:

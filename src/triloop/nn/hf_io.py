@@ -20,7 +20,6 @@ from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.hf_config import config_from_hf, config_to_hf
 from triloop.nn.hf_names import Part, hf_parts
 from triloop.nn.lora import effective_state
-from triloop.nn.rope import rope_frequencies
 from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer, read_json
 
@@ -200,12 +199,8 @@ def _mismatch(config: DecoderConfig, shards: Shards, missing: list[str], leftove
 
 def _build(config: DecoderConfig, state: Mapping[str, Tensor]) -> Decoder:
     """A decoder that owns ``state``, without spending time on initial weights."""
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    decoder = Decoder.empty(config)
     decoder.load_state_dict(dict(state), assign=True)
-    decoder.inverse_frequency = rope_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
-    )[0]
     return decoder
 
 

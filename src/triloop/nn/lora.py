@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from triloop.errors import ModelError
 from triloop.nn.decoder import Decoder
+from triloop.nn.fused import Linear, linear
 
 __all__ = ["TARGETS", "LoraLinear", "add_lora", "effective_state", "lora_modules", "lora_state", "merge_lora"]
 
@@ -52,7 +53,7 @@ class LoraLinear(nn.Module):
         return (self.weight.float() + self.delta()).to(self.weight.dtype)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale
+        return linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale
 
 
 def add_lora(
@@ -103,7 +104,7 @@ def merge_lora(decoder: Decoder) -> Decoder:
     """Add each adapter into its linear, in place, remove it, and let every weight train again. Returns ``decoder``."""
     for name, module in lora_modules(decoder).items():
         rows, columns = module.weight.shape
-        plain = nn.Linear(columns, rows, bias=module.bias is not None, device="meta")
+        plain = Linear(columns, rows, bias=module.bias is not None, device="meta")
         plain.weight = nn.Parameter(module.merged().detach())
         if module.bias is not None:
             plain.bias = nn.Parameter(module.bias.detach())

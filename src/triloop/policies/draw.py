@@ -25,7 +25,8 @@ def draw(
     """
     plain = sampling.min_p == 0 and sampling.top_p == 1 and sampling.top_k == 0
     if plain and logits.device.type == "cpu" and logits.dtype == torch.float32 and native.available():
-        return _compiled(logits.contiguous(), uniform.contiguous(), sampling.temperature, allowed)
+        sharp = 1.0 / sampling.temperature if sampling.temperature else 0.0
+        return _compiled(logits.contiguous(), uniform.contiguous(), sharp, allowed)
     logps = torch.log_softmax(logits.float() / (sampling.temperature or 1.0), dim=-1)
     permitted = logps if allowed is None else logps.masked_fill(~allowed, float("-inf"))
     if sampling.temperature == 0:
@@ -41,7 +42,7 @@ def draw(
 
 
 def _compiled(
-    logits: Tensor, uniform: Tensor, temperature: float, allowed: Tensor | None
+    logits: Tensor, uniform: Tensor, sharp: float, allowed: Tensor | None
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """The same in one pass, without truncation."""
     rows, vocab = logits.shape
@@ -50,7 +51,7 @@ def _compiled(
     stride = vocab if mask is not None and len(mask) == rows else 0
     ins, outs = (logits, uniform, mask), (tokens, logps)
     native.function("draw", "pppifppiii")(
-        *map(native.pointer, ins), stride, temperature, *map(native.pointer, outs), rows, vocab, torch.get_num_threads()
+        *map(native.pointer, ins), stride, sharp, *map(native.pointer, outs), rows, vocab, torch.get_num_threads()
     )
     return tokens, logps
 

@@ -16,6 +16,7 @@ from triloop.errors import ConfigError, WorkError
 from triloop.learn.batch import TokenBatch, TokenOutputs, micro_batches
 from triloop.learn.choices import OptimConfig
 from triloop.learn.update import LossFn, add_sums, summarise
+from triloop.nn.lean import AdamW, spare_compiler
 from triloop.policies.devices import exact
 from triloop.policies.statistics import other_tokens, token_statistics
 
@@ -94,7 +95,8 @@ class Learner:
         self.network, self.settings = network, settings
         self.micro_tokens = settings.micro_tokens or _micro_tokens(network, settings.precision)
         self.version = 0
-        self._optimiser: torch.optim.AdamW | None = None
+        spare_compiler()
+        self._optimiser: AdamW | None = None
 
     @property
     def device(self) -> torch.device:
@@ -226,13 +228,13 @@ class Learner:
         self.version += 1
         return {"grad_norm": float(norm), "lr": lr}
 
-    def _adamw(self) -> torch.optim.AdamW:
+    def _adamw(self) -> AdamW:
         if self._optimiser is None:
             c = self.settings.optim
             trained = [p for p in self.network.parameters() if p.requires_grad]
             matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
             groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-            self._optimiser = torch.optim.AdamW(
+            self._optimiser = AdamW(
                 [g for g in groups if g["params"]],
                 lr=c.lr,
                 betas=(c.betas[0], c.betas[1]),

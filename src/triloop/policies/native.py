@@ -130,7 +130,9 @@ class NativePolicy:
         if self._stepper is None or self._stepper.decoder is not sampler:
             self._stepper = NativeStepper(sampler, cache_bytes=self.settings.cache_bytes)
         hooks = Hooks(respond=respond, logit_mask=logit_mask, interrupted=interrupted)
-        return self._completer.complete(self._stepper, prompts, n, sampling, tag, version=self.version, hooks=hooks)
+        done = self._completer.complete(self._stepper, prompts, n, sampling, tag, version=self.version, hooks=hooks)
+        self._stepper.rest()
+        return done
 
     def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], *, temperature: float = 1.0

@@ -65,3 +65,7 @@ class NativeStepper:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         self.homes.keep(rows)
+
+    def rest(self) -> None:
+        """Let go of memory that only sampling needs; the next ``open`` takes it again."""
+        self.decoding.rest()

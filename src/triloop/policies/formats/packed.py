@@ -39,7 +39,6 @@ from triloop.errors import DataError, ModelError, StoreError, UsageError
 from triloop.kernels.trits import from_trits, packed_length, to_trits
 from triloop.nn.decoder import Decoder
 from triloop.nn.hf_config import config_from_hf, config_to_hf
-from triloop.nn.rope import rope_frequencies
 from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer, read_json
 from triloop.policies.formats.fixed import FixedHead, FixedLinear, QuantisedLinear
@@ -198,8 +197,7 @@ def load_packed(path: str | Path) -> tuple[Decoder, Tokenizer]:
             f"{folder / TENSORS} is not the file that {MANIFEST} was written with (sha256 differs). {_AGAIN}"
         )
     reader = _Reader(folder, shards, manifest["linears"])
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    decoder = Decoder.empty(config)
     expected = {n: tuple(p.shape) for n, p in decoder.named_parameters()}
     for name in manifest["linears"]:
         shape = expected.pop(f"{name}.weight", None)
@@ -211,9 +209,6 @@ def load_packed(path: str | Path) -> tuple[Decoder, Tokenizer]:
         decoder.head = FixedHead(reader.head(manifest["head"], expected.pop(HEAD, None)))
     decoder.load_state_dict({n: reader.dense(n, s) for n, s in expected.items()}, assign=True)
     reader.check_all_read()
-    decoder.inverse_frequency = rope_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling, config.max_positions
-    )[0]
     return decoder.requires_grad_(False), Tokenizer.from_directory(folder)
 
 

@@ -1,0 +1,94 @@
+"""Products with fp32 weights that are laid out once and then read from front to back (``csrc/matmul.inc``).
+
+A library's product lays the weights out anew in every call. For the few hundred rows of a decoding step that costs up to a
+third of it, for four or eight rows more than the product itself. Every number of the answer is one chain of multiply-adds
+over the inputs, in their order, so that it depends neither on the other rows nor on threads: a token's logits are the same
+in whatever batch it is sampled, and the same again when the learner reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from triloop.kernels import native
+from triloop.kernels.train import product_type
+
+__all__ = ["Product", "lay_out", "prepared", "room", "tally", "usable"]
+
+WIDEST = 32
+"""Outputs of a panel, at most."""
+
+
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether this product is one of fp32 numbers on the processor, and the kernels are there."""
+    fp32 = x.dtype == weight.dtype == product_type(x) == torch.float32
+    return fp32 and x.device.type == weight.device.type == "cpu" and native.available()
+
+
+def room(outputs: int, inputs: int) -> Float[Tensor, " numbers"]:
+    """Memory for a weight [outputs, inputs]."""
+    return torch.empty(-(-outputs // WIDEST) * WIDEST * inputs)
+
+
+def lay_out(
+    weight: Float[Tensor, "out in"], panels: Float[Tensor, " numbers"], *, transposed: bool = False
+) -> Float[Tensor, " numbers"]:
+    """``weight``, or its transpose, into memory from ``room``; the memory."""
+    rows, columns = weight.shape
+    p = native.pointer
+    native.function("pack_panels", "ppiiii")(
+        p(weight), p(panels), rows, columns, int(transposed), torch.get_num_threads()
+    )
+    return panels
+
+
+def prepared(
+    x: Float[Tensor, "n in"], panels: Float[Tensor, " numbers"], bias: Tensor | None, out: Float[Tensor, "n out"]
+) -> Callable[[], object]:
+    """The call that writes x weight^T + bias into ``out``, for lists of calls on the same memory, all of it contiguous."""
+    p = native.pointer
+    sizes = (len(x), x.shape[1], out.shape[1], torch.get_num_threads())
+    return partial(native.function("panel_product", "ppppiiii"), p(x), p(panels), p(bias), p(out), *sizes)
+
+
+def tally() -> tuple[int, float]:
+    """Operations (two for each multiply-add) and seconds of all these products in this process so far."""
+    if not native.available():
+        return 0, 0.0
+    out = torch.zeros(2, dtype=torch.int64)
+    native.function("panel_tally", "p")(native.pointer(out))
+    pairs, nanoseconds = out.tolist()
+    return 2 * pairs, nanoseconds / 1e9
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
+    outputs, inputs = weight.shape[::-1] if transposed else weight.shape
+    panels = lay_out(weight.contiguous(), room(outputs, inputs), transposed=transposed)
+    out = x.new_empty(len(x), outputs)
+    prepared(x.contiguous(), panels, None if bias is None else bias.contiguous(), out)()
+    return out
+
+
+class Product(torch.autograd.Function):
+    """x weight^T + bias of rows x [n, in], weight [out, in] and bias [out] or None, where ``usable`` allows it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            _product(grad, weight, None, transposed=True) if to_x else None,
+            grad.t() @ x if to_weight else None,
+            grad.sum(0) if to_bias else None,
+        )
