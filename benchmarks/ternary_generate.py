@@ -1,15 +1,17 @@
 """How fast a whole ternary model generates and reads prompts, beside llama.cpp's TQ2_0 and full precision.
 
     python benchmarks/ternary_generate.py [--models 30m:64 700m:32000] [--batches 1 32 128] [--prompt 512] [--threads 1]
-                                          [--only triloop llama.cpp fp32 bf16] [--out docs/proof]
+                                          [--only triloop triloop-int8 llama.cpp ...] [--out docs/proof]
 
 Models with random weights, as size:vocabulary. Each has Llama's shape, linears by absmean, embedding tied to the output
-head. llama.cpp reads it from the GGUF file that ``triloop export`` writes, through the package llama-cpp-python where that
-is installed; fp32 and bf16 are the same latent weights unquantised, multiplied by torch in this package's own decoder.
-Contenders take turns, repeat after repeat, in one process. A generation step gives every row of the batch one token and all
-its logits; sampling is not timed. After every measurement the logits of llama.cpp are compared with ours: correlated below
-0.99 they are refused. llama.cpp reads no widths as TQ2_0 that are no multiple of 256: at such sizes it is left out. Writes
-ternary_generate.md and ternary_generate.json into --out.
+head; triloop-int8 is the same model with an int8 output head. llama.cpp reads a model from the GGUF file that ``triloop
+export`` writes, through the package llama-cpp-python where that is installed: its output head is the embedding in half
+precision, llama.cpp-q8_0 has that of triloop-int8, code by code, in Q8_0, and llama.cpp-q6_k the same rounded to Q6_K by
+llama.cpp's own quantiser. fp32 and bf16 are the same latent weights unquantised, multiplied by torch in this package's own
+decoder. Contenders take turns, repeat after repeat, in one process. A generation step gives every row of the batch one
+token and all its logits; sampling is not timed. After every measurement the logits of llama.cpp are compared with ours:
+correlated below 0.99 they are refused. llama.cpp reads no widths as TQ2_0 that are no multiple of 256: at such sizes it is
+left out. Writes ternary_generate.md and ternary_generate.json into --out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,10 +43,10 @@ from triloop.loops.build import set_threads
 from triloop.nn.decoder import Decoder
 from triloop.nn.decoding import decoding_of
 from triloop.policies.formats.gguf_file import write_gguf
-from triloop.policies.ternary import ternarised
+from triloop.policies.ternary import int8_headed, ternarised
 from triloop.ternary.config import TernaryConfig
 
-CONTENDERS = ("triloop", "llama.cpp", "fp32", "bf16")
+CONTENDERS = ("triloop", "triloop-int8", "llama.cpp", "llama.cpp-q8_0", "llama.cpp-q6_k", "fp32", "bf16")
 SHORT = 8
 """Tokens of the prompts before generation."""
 ALIKE = 0.99
@@ -159,23 +162,43 @@ def make(
     config = replace(config_of(size, vocab), tie_embeddings=True)
     plain = Decoder(config).initialise(1234)
     ternary = ternarised(copy.deepcopy(plain), TernaryConfig())
-    made: dict[str, Callable[[int, int], Contender]] = {"triloop": lambda rows, length: Ours(ternary)}
-    if "llama.cpp" in options.only:
+    # The same parameters, in memory once.
+    int8 = int8_headed(copy.deepcopy(ternary, {id(p): p for p in ternary.parameters()}))
+    made: dict[str, Callable[[int, int], Contender]] = {
+        "triloop": lambda rows, length: Ours(ternary),
+        "triloop-int8": lambda rows, length: Ours(int8),
+        "fp32": lambda rows, length: Ours(plain),
+    }
+    if any(name.startswith("llama.cpp") for name in options.only):
         try:
-            import llama_cpp  # noqa: F401
-
-            path = folder / f"{size}.gguf"
-            write_gguf(path, ternary, tokenizer_of(vocab), type="tq2_0")
-            made["llama.cpp"] = lambda rows, length: LlamaCpp(path, options.threads, rows, length)
+            for name, path in gguf_files(ternary, int8, vocab, folder / size).items():
+                made[name] = partial(LlamaCpp, path, options.threads)
         except ImportError:
             print("left out: llama.cpp (pip install llama-cpp-python)", file=sys.stderr)
         except ModelError as error:
             print(f"left out at {size}: llama.cpp ({error})", file=sys.stderr)
-    made["fp32"] = lambda rows, length: Ours(plain)
     if "bf16" in options.only:
         half = copy.deepcopy(plain).to(torch.bfloat16)
         made["bf16"] = lambda rows, length: Ours(half)
-    return {name: made[name] for name in ("triloop", *options.only) if name in made}
+    return {name: made[name] for name in ("triloop", *(o for o in options.only if o != "triloop")) if name in made}
+
+
+def gguf_files(ternary: Decoder, int8: Decoder, vocab: int, stem: Path) -> dict[str, Path]:
+    """The files that llama.cpp reads, by contender."""
+    import llama_cpp as c
+
+    kinds = ("", "-q8_0", "-q6_k")
+    plain, q8, q6 = (stem.with_name(f"{stem.name}{kind}.gguf") for kind in kinds)
+    write_gguf(plain, ternary, tokenizer_of(vocab), type="tq2_0")
+    write_gguf(q8, int8, tokenizer_of(vocab), type="tq2_0")
+    settings = c.llama_model_quantize_default_params()
+    settings.nthread, settings.ftype, settings.allow_requantize = 1, c.LLAMA_FTYPE_MOSTLY_TQ2_0, True
+    settings.output_tensor_type, settings.token_embedding_type = c.GGML_TYPE_Q6_K, c.GGML_TYPE_F16
+    c.llama_log_set(_QUIET, ctypes.c_void_p(0))
+    code = c.llama_model_quantize(str(q8).encode(), str(q6).encode(), ctypes.byref(settings))
+    if code != 0:
+        sys.exit(f"llama.cpp: llama_model_quantize answered {code}")
+    return {f"llama.cpp{kind}": path for kind, path in zip(kinds, (plain, q8, q6), strict=True)}
 
 
 def read(contender: Contender, prompts: Tensor) -> tuple[float, Tensor]:
@@ -229,15 +252,17 @@ def measured(options: argparse.Namespace, opened: dict[str, Callable[[int, int],
         tokens = options.prompt if reading else rows * options.steps
         for name in contenders:
             likeness = alike(logits["triloop"], logits[name])
-            if name == "llama.cpp" and not likeness >= ALIKE:
+            if name.startswith("llama.cpp") and not likeness >= ALIKE:
                 sys.exit(f"llama.cpp's logits are correlated {likeness:.3f} with ours: it computed something else")
+            middle = {who: statistics.median(seconds[who]) for who in contenders}
             found.append(
                 {
                     "work": "prompt" if reading else f"batch {rows}",
                     "contender": name,
                     "tokens_per_second": tokens / statistics.median(seconds[name]),
                     "seconds": seconds[name],
-                    "times": statistics.median(seconds[name]) / statistics.median(seconds["triloop"]),
+                    "times": middle[name] / middle["triloop"],
+                    "times_int8": middle[name] / middle["triloop-int8"] if "triloop-int8" in middle else None,
                     "correlation": likeness,
                 }
             )
@@ -245,14 +270,15 @@ def measured(options: argparse.Namespace, opened: dict[str, Callable[[int, int],
     return found
 
 
-HEAD = ("model", "work", "program", "tokens/s", "Triloop is so many times as fast")
+HEAD = ("model", "work", "program", "tokens/s", "Triloop is so many times as fast", "with an int8 head")
 
 
 def page(answer: dict[str, Any]) -> str:
     """The table with what it depends on."""
     about, cells = answer["machine"], answer["cells"]
     rows = [
-        (c["model"], c["work"], c["contender"], f"{c['tokens_per_second']:,.1f}", f"{c['times']:.2f}") for c in cells
+        (c["model"], c["work"], c["contender"], f"{c['tokens_per_second']:,.1f}", f"{c['times']:.2f}", _times(c))
+        for c in cells
     ]
     return "\n".join(
         (
@@ -270,6 +296,10 @@ def page(answer: dict[str, Any]) -> str:
             "",
         )
     )
+
+
+def _times(cell: dict[str, Any]) -> str:
+    return "" if cell["times_int8"] is None else f"{cell['times_int8']:.2f}"
 
 
 def main() -> None:

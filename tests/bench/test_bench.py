@@ -177,6 +177,12 @@ def test_who_else_used_the_cores() -> None:
 def test_ternary_linears_are_measured_by_their_own_limits(capsys: Capture) -> None:
     r = _run("rollout --size 0.2m --batch 8 --length 4 --threads 1 --ternary absmean --repeats 1", capsys)
     assert r["ternary"] == "absmean" and r["limit"]["decode_flops_per_second"] > 0
+    whole = _run(
+        "rollout --size 0.2m --batch 8 --length 4 --threads 1 --ternary absmean --ternary-head int8 --repeats 1", capsys
+    )
+    assert (r["ternary_head"], whole["ternary_head"]) == ("full", "int8")
+    assert main(["bench", "rollout", "--ternary-head", "int8"]) == 2
+    assert "give --ternary as well" in capsys.readouterr().err
     assert main(["bench", "rollout", "--ternary", "absmeen"]) == 2
     assert "did you mean absmean?" in capsys.readouterr().err
     assert main(["bench", "rollout", "--ternary", "paretoq-4"]) == 2

@@ -105,3 +105,11 @@ def test_packed_weights_take_two_bits() -> None:
     plain, packed = decoding(TINY, s, itemsize=4), decoding(TINY, s, itemsize=4, packed=True)
     assert packed.flops == plain.flops
     assert plain.bytes - packed.bytes == 2 * (4 - 0.25) * token_flops(TINY) / 2
+
+
+def test_an_int8_head_takes_a_byte_a_weight() -> None:
+    s = Samples(prompts=(3,), group=1, length=3)
+    packed, bytes_ = (decoding(TINY, s, itemsize=4, packed=True, head=h) for h in (0, 1))
+    assert packed.flops == bytes_.flops
+    assert packed.bytes - bytes_.bytes == 2 * (4 - 1) * head_flops(TINY) / 2
+    assert prefill(TINY, s, 4, True).bytes - prefill(TINY, s, 4, True, 1).bytes == 3 * head_flops(TINY) / 2

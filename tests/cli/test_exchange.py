@@ -260,14 +260,18 @@ def test_what_gguf_cannot_say_is_told(tmp_path: Path, capsys: Capture) -> None:
     assert "does not exist" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_ternary_model_goes_out_in_every_form(tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("head", ["full", "int8"])
+def test_a_ternary_model_goes_out_in_every_form(head: str, tmp_path: Path, capsys: Capture) -> None:
     model = tmp_path / "model"
     policy = NativePolicy.load(policy_path("base:sort"))
-    policy.ternarise(TernaryConfig())
+    policy.ternarise(TernaryConfig(head=head))
     policy.save_pretrained(model)
     for form in ("hf", "bitnet", "packed"):
         assert main(["export", str(model), "--format", form, "--out", str(tmp_path / form), "--json"]) == 0
-        assert _told(capsys)["format"] == form
+        told = _told(capsys)
+        assert told["format"] == form
+        said = any("int8 output head is written as the numbers" in note for note in told.get("notes", ()))
+        assert said == (head == "int8" and form != "packed")
     prompts = [Prompt(id="p", text="312>")]
     ours = policy.sample(prompts, 4, Sampling(max_tokens=8), Tag(seed=1, round=0))
     packed = NativePolicy.load(tmp_path / "packed").sample(prompts, 4, Sampling(max_tokens=8), Tag(seed=1, round=0))

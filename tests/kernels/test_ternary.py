@@ -7,22 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kernels.levels import CSRC, EMULATED, REAL, library_at, use
 from triloop.errors import UsageError
 from triloop.kernels import native, ternary
 
 compiled = pytest.mark.skipif(not native.available(), reason=native.describe())
-CSRC = Path(ternary.__file__).parent / "csrc"
-REAL = ("portable", "avx2", "avxvnni", "vnni", "amx", "neon")
-EMULATED = ("avxvnni", "neon", "vnni", "amx")
 
 SHAPES = [(1, 1), (3, 5), (64, 64), (65, 63), (130, 129), (17, 300), (200, 1000), (33, 2049)]
 BATCHES = [0, 1, 2, 3, 4, 5, 6, 7, 13, 16, 17, 31, 32, 33, 48, 64, 65, 127, 128, 129, 130]
@@ -56,37 +52,6 @@ def scales(rows: int, columns: int, kind: str) -> tuple[Tensor, Tensor | None, i
     group = int(kind)
     shape = rows, -(-columns // min(group, columns))
     return torch.rand(shape, generator=draws(2)), torch.randn(shape, generator=draws(3)), group
-
-
-def use(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL, level: str) -> None:
-    """Let ``ternary`` call the kernels of this level."""
-    library.triloop_ternary.restype = ctypes.c_void_p
-    kinds: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_long}
-
-    def function(name: str, arguments: str) -> Callable[..., None]:
-        address = library.triloop_ternary(level.encode(), name.encode())
-        assert address
-        return ctypes.CFUNCTYPE(None, *[kinds[a] for a in arguments])(address)
-
-    monkeypatch.setattr(native, "function", function)
-
-
-def library_at(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    library.triloop_ternary.restype = ctypes.c_void_p
-    return library
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels for processors that are not here: the same source with their instructions replaced by loops."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ to build the emulated kernels with")
-    out = tmp_path_factory.mktemp("emulated") / "ternary.so"
-    flags = ["-O2", "-std=c++17", "-fPIC", "-shared", "-DTRILOOP_EMULATE"]
-    subprocess.run([compiler, *flags, str(CSRC / "ternary.cpp"), "-o", str(out)], check=True)
-    return library_at(out)
 
 
 def exact(packed: ternary.PackedTernary, codes: Tensor, x: Tensor) -> None:

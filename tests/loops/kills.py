@@ -113,7 +113,7 @@ def asks(number: int, rounds: Sequence[int]) -> Callable[[int], None]:
 def main(root: Path) -> dict[str, Any]:
     base = tiny.base(root)
     configs = {"plain": tiny.config(base), "wild": tiny.config(base, guards=tiny.WILD)}
-    configs["codes"] = tiny.config(base, ternary="absmean")
+    configs["codes"] = tiny.config(base, ternary="absmean", ternary_head="int8")
     found: dict[str, Any] = {"whole": {}, "seconds": 0.0}
     for name, config in configs.items():
         began = time.monotonic()

@@ -117,6 +117,8 @@ NAN = float("nan")
         ),
         *({"verifier_timeout": x} for x in (0.0, -1.0, NAN, float("inf"))),
         *({"abstain_value": x} for x in (-1.1, 1.1, NAN)),
+        *({"ternary_head": x} for x in ("int4", "")),
+        {"ternary_head": "int8", "backend": "transformers"},
         {"loop": "expert_iteration"},
         {"loop": "expert_iteration", "algorithm": AlgorithmConfig(name="rest_em"), "lora_rank": 4},
         {"sampling": Sampling(temperature=0.0)},

@@ -17,6 +17,7 @@ from triloop.nn.lora import LoraLinear
 from triloop.nn.packing import packing
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import ternarise
+from triloop.ternary.head import Int8Head
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
 
@@ -149,6 +150,49 @@ def test_rest_changes_nothing(kept: int, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(run(decoding), before, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("vocab", [31, 5000])
+def test_with_an_int8_head_the_logits_are_the_training_pass_to_the_last_bit(tied: bool, vocab: int) -> None:
+    model = decoder(tie_embeddings=tied, vocab_size=vocab)
+    ternarise(model, TernaryConfig())
+    model.head = Int8Head(model.embed if model.head is None else model.head)
+    tokens = torch.randint(0, 31, (5, 40), generator=torch.Generator().manual_seed(3))
+    whole = model.logits_padded(tokens)
+    decoding = decoding_of(model)
+    assert isinstance(decoding, KernelDecoding)
+    for count in (5, 1):  # rows that pass together, and one alone
+        decoding.reset(count, 64)
+        first = decoding.prefill(tokens[:count, :7], torch.full((count,), 7), torch.arange(count))
+        steps = ((tokens[:count, at], torch.full((count,), at), at + 1) for at in range(7, 40))
+        found = torch.stack([first, *(decoding.decode(*step).clone() for step in steps)], 1)
+        assert torch.equal(found, whole[:count, 6:])
+    with torch.no_grad():
+        model.output_weight.mul_(torch.linspace(-1, 1, vocab)[:, None])
+    expected = model.logits_padded(tokens[:1])[:, 6]
+    decoding.reset(1, 64)
+    found = decoding.prefill(tokens[:1, :7], torch.tensor([7]), torch.arange(1))
+    assert torch.equal(found, expected) and not torch.equal(found, first)
+
+
+def test_a_ternary_head_is_multiplied_as_it_is_trained() -> None:
+    model = decoder(tie_embeddings=False)
+    ternarise(model, TernaryConfig(), ("*",))
+    tokens = torch.randint(0, 31, (2, 20), generator=torch.Generator().manual_seed(3))
+    decoding = KernelDecoding(model)
+    decoding.reset(2, 32)
+    first = decoding.prefill(tokens[:, :7], torch.tensor([7, 7]), torch.arange(2))
+    later = decoding.decode(tokens[:, 7], torch.tensor([7, 7]), 8)
+    assert torch.equal(torch.stack([first, later], 1), model.logits_padded(tokens)[:, 6:8])
+
+
+def test_an_int8_head_in_bf16() -> None:
+    model = decoder().to(torch.bfloat16)
+    model.head = Int8Head(model.embed)
+    one, two = run(KernelDecoding(model)), run(TorchDecoding(model))
+    assert one.dtype == two.dtype == torch.float32
+    assert (one - two).abs().max() < 0.05 * two.abs().max()
+
+
 def test_new_weights_are_seen_at_the_next_reset() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         model = decoder(tie_embeddings=False).to(dtype)
@@ -191,6 +235,7 @@ from triloop.nn.lora import LoraLinear
 from triloop.nn.packing import packing
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import ternarise
+from triloop.ternary.head import Int8Head
 for shape in SHAPES.values():
     model = decoder(**shape)
     torch.testing.assert_close(run(KernelDecoding(model)), run(TorchDecoding(model)), atol=2e-4, rtol=1e-4)

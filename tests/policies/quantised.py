@@ -14,8 +14,8 @@ from torch import Tensor
 from policies.small import CHARS, tokenizer
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.tokenizer import Tokenizer
+from triloop.policies.ternary import ternarised
 from triloop.ternary.config import TernaryConfig
-from triloop.ternary.convert import ternarise
 
 __all__ = ["byte_level", "logits", "plain", "ternary", "tokenizer"]
 
@@ -41,6 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "four bits": {"quantiser": "paretoq-4"},
     "odd groups": {"granularity": "group", "group": 96},
     "normed": {"norm": True},
+    "int8 head": {"head": "int8"},
 }
 
 
@@ -51,7 +52,7 @@ def plain(**changes: Any) -> Decoder:
 def ternary(changes: dict[str, Any] | None = None, **settings: Any) -> Decoder:
     """``settings`` are those of the quantiser, ``changes`` of the shape. Learned numbers and biases are no round ones."""
     decoder = plain(**(changes or {}))
-    ternarise(decoder, TernaryConfig(**settings))
+    ternarised(decoder, TernaryConfig(**settings))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():

@@ -19,6 +19,7 @@ from triloop.policies.formats.fixed import fixed_linears
 from triloop.policies.formats.packed import load_packed, save_packed
 from triloop.policies.formats.weights import plain_decoder, weights_of
 from triloop.policies.native import NativePolicy
+from triloop.ternary.head import Int8Head
 
 WORDS = quantised.tokenizer()
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -86,6 +87,23 @@ def test_plain_weights_give_our_logits_without_quantised_activations(changes: di
     ours = quantised.logits(decoder, IDS)
     assert (theirs - ours).abs().max() < 1e-5 * ours.abs().max()
     assert (quantised.logits(load_pretrained(tmp_path / "m")[0], IDS) - ours).abs().max() < 1e-5
+
+
+def test_an_int8_head_is_written_as_what_it_stands_for(tmp_path: Path) -> None:
+    """Its inputs are not quantised there, which moves a logit by about a hundredth of the largest."""
+    pytest.importorskip("accelerate")
+    decoder = quantised.ternary(head="int8")
+    assert isinstance(decoder.head, Int8Head)
+    save_bitnet(tmp_path / "m", decoder, WORDS)
+    model, theirs = _theirs(tmp_path / "m")
+    codes, scale = decoder.head.codes()
+    assert torch.equal(model.lm_head.weight, codes * scale[:, None])
+    assert torch.equal(model.model.embed_tokens.weight, decoder.embed.weight)
+    ours = quantised.logits(decoder, IDS)
+    apart = (theirs - ours).abs().amax(-1)[0] / ours.abs().max()
+    assert 0 < apart.median() < 0.02
+    plain = plain_decoder(weights_of(decoder))
+    assert torch.equal(plain.output_weight, codes * scale[:, None]) and not plain.config.tie_embeddings
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

@@ -22,6 +22,7 @@ from triloop.policies.formats.gguf_read import Gguf, read_gguf
 from triloop.policies.formats.gguf_shape import architecture, gguf_name, metadata, rope_factors, rope_order
 from triloop.policies.formats.weights import weights_of
 from triloop.ternary.convert import linears, set_blend
+from triloop.ternary.head import Int8Head
 
 gguf = pytest.importorskip("gguf")
 
@@ -281,6 +282,48 @@ def test_a_bias_that_a_quantiser_adds_is_written(tmp_path: Path) -> None:
     assert bias is not None and bool(bias.any())
     assert torch.equal(file.tensor("blk.0.attn_v.bias", (128,)), bias[384:])
     assert torch.equal(file.tensor("blk.0.attn_q.bias", (256,)), bias[:256][rope_order(4, 64)])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_int8_head_keeps_its_codes_beside_ternary_linears(tied: bool, tmp_path: Path) -> None:
+    """Q8_0 by hand: two bytes of the row's scale in half precision, then 32 codes, block after block."""
+    decoder = quantised.ternary({"tie_embeddings": tied}, head="int8")
+    assert isinstance(decoder.head, Int8Head)
+    codes, scale = decoder.head.codes()
+    report = write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type="tq2_0")
+    assert any("head is written as Q8_0" in note for note in report.notes)
+    file = Gguf(report.path)
+    head = file.tensors["output.weight"]
+    assert head.tensor_type.name == "Q8_0" and file.tensors["token_embd.weight"].tensor_type.name == "F16"
+    for row in (0, 9):
+        block = codes[row, 32:64].numpy().tobytes()
+        assert head.data[row].tobytes()[34:68] == scale[row].half().numpy().tobytes() + block
+    expected = codes * scale.half().float()[:, None]
+    assert torch.equal(file.tensor("output.weight", tuple(codes.shape)), expected)
+    again, _ = read_gguf(report.path)
+    assert torch.equal(again.output_weight, expected)
+    assert torch.equal(again.embed.weight, decoder.embed.weight.half().float())
+
+
+@pytest.mark.parametrize("type", ["f32", "f16"])
+def test_an_int8_head_is_written_as_what_it_stands_for(type: str, tmp_path: Path) -> None:
+    decoder = quantised.ternary(head="int8")
+    assert isinstance(decoder.head, Int8Head)
+    report = write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type=type)
+    assert any(f"head is written as {type.upper()}" in note for note in report.notes)
+    codes, scale = decoder.head.codes()
+    dense = codes * scale[:, None]
+    found = Gguf(report.path).tensor("output.weight", tuple(codes.shape))
+    assert torch.equal(found, dense if type == "f32" else dense.half().float())
+
+
+def test_a_head_whose_scales_half_precision_cannot_hold_is_f16(tmp_path: Path) -> None:
+    decoder = quantised.ternary(head="int8")
+    with torch.no_grad():
+        decoder.embed.weight[7] *= 1e-4
+    report = write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type="tq2_0")
+    assert Gguf(report.path).tensors["output.weight"].tensor_type.name == "F16"
+    assert any("head is written as F16" in note for note in report.notes)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {

@@ -67,6 +67,16 @@ def test_activations_in_blocks_are_llama_cpps_own(type: str, settings: dict[str,
     assert np.median(apart) < 1e-6 and max(apart) < 0.1
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("type", "within"), [("f32", 0.02), ("tq2_0", 0.06)])
+def test_an_int8_head_gives_our_logits(type: str, within: float, tied: bool, tmp_path: Path) -> None:
+    """llama.cpp reads the head's input in full precision, or in blocks of 32; the policy in int8 per token."""
+    decoder = quantised.ternary({"tie_embeddings": tied}, activations="none", head="int8")
+    path = write_gguf(tmp_path / "m.gguf", decoder, quantised.tokenizer(), type=type).path
+    ours = quantised.logits(decoder, IDS)[0].numpy()
+    assert np.abs(_logits(path, IDS) - ours).max() < within * np.abs(ours).max()
+
+
 def _same_tokens(tokenizer: Tokenizer, rows: int, path: Path) -> None:
     write_gguf(path, quantised.plain(vocab_size=rows, num_layers=1), tokenizer)
     model = llama_cpp.Llama(str(path), n_ctx=64, verbose=False, n_threads=1)

@@ -16,12 +16,13 @@ from policies import quantised
 from policies.small import TAG, prompts
 from triloop.errors import ModelError
 from triloop.kernels.trits import from_trits
-from triloop.policies.formats.fixed import fixed_linears
+from triloop.policies.formats.fixed import FixedHead, fixed_linears
 from triloop.policies.formats.packed import is_packed, load_packed, save_packed
 from triloop.policies.formats.weights import plain_decoder, rows_of, weights_of
 from triloop.policies.native import NativePolicy
 from triloop.policies.sampling import Sampling
 from triloop.ternary.convert import linears
+from triloop.ternary.head import Int8Head
 from triloop.ternary.quantisers import Quantised
 
 WORDS = quantised.tokenizer()
@@ -71,6 +72,41 @@ def test_codes_lie_as_the_format_says(tmp_path: Path) -> None:
     }  # fmt: skip
     assert told["sha256"] == hashlib.sha256((tmp_path / "m/packed.safetensors").read_bytes()).hexdigest()
     assert "quantization_config" not in told["config"] and is_packed(tmp_path / "m") and not is_packed(tmp_path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dense", [torch.float32, torch.float16])
+def test_an_int8_head_lies_beside_the_embedding(tied: bool, dense: torch.dtype, tmp_path: Path) -> None:
+    """Its codes stay as they are where the embedding, which they may come from, is rounded."""
+    decoder = quantised.ternary({"tie_embeddings": tied}, head="int8")
+    assert isinstance(decoder.head, Int8Head)
+    codes, scale = decoder.head.codes()
+    save_packed(tmp_path / "m", decoder, WORDS, dense=dense)
+    tensors, told = load_file(tmp_path / "m/packed.safetensors"), json.loads((tmp_path / "m/packed.json").read_text())
+    assert torch.equal(tensors["head.codes"], codes) and torch.equal(tensors["head.scale"][:, 0], scale)
+    assert "head.weight" not in tensors and tensors["embed.weight"].dtype == dense
+    assert told["head"] == {"shape": list(codes.shape)} and not told["config"]["tie_word_embeddings"]
+    again, _ = load_packed(tmp_path / "m")
+    assert isinstance(again.head, FixedHead)
+    hidden = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.logits(hidden), decoder.logits(hidden))
+    assert torch.equal(again.output_weight, codes * scale[:, None])
+    save_packed(tmp_path / "again", again, WORDS, dense=dense)
+    twice = load_file(tmp_path / "again/packed.safetensors")
+    assert twice.keys() == tensors.keys() and torch.equal(twice["head.codes"], codes)
+    how = Sampling(max_tokens=12)
+    policy, packed = NativePolicy(decoder, WORDS), NativePolicy.load(tmp_path / "m")
+    if dense == torch.float32:
+        assert [c.tokens for c in packed.sample(prompts(), 2, how, TAG)] == [
+            c.tokens for c in policy.sample(prompts(), 2, how, TAG)
+        ]
+    assert packed.weights_sha256() == packed.frozen().weights_sha256()
+    scales = packed.decoder.head.packed.scales  # type: ignore[union-attr]
+    before = packed.weights_sha256()
+    scales[0] *= 2
+    assert packed.weights_sha256() != before
+    with pytest.raises(ModelError, match="codes and no weights"):
+        again.logits(hidden.requires_grad_())
 
 
 def test_half_precision_of_the_rest(tmp_path: Path) -> None:
@@ -198,6 +234,25 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "other linear": (_json(lambda t: t["linears"].update(head=t["linears"].pop("layers.0.qkv"))), "has no linear head"),
     "activations": (_json(lambda t: t["linears"]["layers.0.qkv"].update(activations="fp4")), "linear layers.0.qkv is"),
 }  # fmt: skip
+
+
+HEAD_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "tied": (_json(lambda t: t["config"].update(tie_word_embeddings=True)), "expected a config that is not tied"),
+    "other shape": (_json(lambda t: t.update(head={"shape": [3, 256]})), r"head is .*its shape \[\d+, 256\]"),
+    "no words": (_json(lambda t: t.update(head=None)), "head is None"),
+    "not told": (_json(lambda t: t.pop("head")), "lacks tensor head.weight"),
+    "-128": (_file(lambda t: t["head.codes"][3, 5].fill_(-128)), "holds a code -128"),
+    "no codes": (_file(lambda t: t.pop("head.codes")), "lacks tensor head.codes"),
+    "scales": (_file(lambda t: t.update({"head.scale": t["head.scale"][1:].clone()})), "head.scale is torch.float32"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), HEAD_FAULTS.values(), ids=HEAD_FAULTS)
+def test_a_fault_of_the_head_is_told(change: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    save_packed(tmp_path / "m", quantised.ternary(head="int8"), WORDS)
+    change(tmp_path / "m")
+    with pytest.raises(ModelError, match=message):
+        load_packed(tmp_path / "m")
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS)

@@ -1,6 +1,7 @@
 """Ternary policies: made, sampled from packed weights, learned, written and read again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from triloop.nn.tokenizer import char_tokenizer
 from triloop.policies.native import NativePolicy
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
+from triloop.policies.statistics import token_statistics
 from triloop.policies.ternary import EXTRA, sha256
 from triloop.records import Prompt
 from triloop.sources.reward_model import RewardModel
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears
+from triloop.ternary.head import Int8Head
 
 SHAPE = DecoderConfig(
     vocab_size=16, hidden_size=40, intermediate_size=72, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10
@@ -38,8 +41,11 @@ EVERY = (
     TernaryConfig(norm=True),
     TernaryConfig(activations="none"),
     TernaryConfig(activations="int8-256"),
+    TernaryConfig(head="int8"),
 )
-every = pytest.mark.parametrize("config", EVERY, ids=lambda c: f"{c.quantiser}-{c.shared_by}-{c.activations}-{c.norm}")
+every = pytest.mark.parametrize(
+    "config", EVERY, ids=lambda c: f"{c.quantiser}-{c.shared_by}-{c.activations}-{c.norm}-{c.head}"
+)
 
 
 def fresh(config: TernaryConfig | None = None, seed: int = 3) -> NativePolicy:
@@ -81,6 +87,85 @@ def test_what_is_sampled_is_what_is_scored(config):
     assert abs(np.concatenate(scored(plain, completions)) - np.concatenate(scored(policy, completions))).max() > 0.05
 
 
+def gap(policy: NativePolicy) -> np.ndarray:
+    completions = drawn(policy, 40)
+    said = zip(completions, scored(policy, completions), strict=True)
+    return np.concatenate([abs(np.array(c.logps) - logps) for c, logps in said])
+
+
+@pytest.mark.skipif(not native.available(), reason=native.describe())
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("head", ["full", "int8"])
+def test_sampler_and_learner_agree_as_proofs_mismatch_says(head, tied):
+    """An int8 head multiplies in whole numbers, so it may be as large as one likes."""
+    decoder = Decoder(replace(SHAPE, vocab_size=1000, tie_embeddings=tied)).initialise(3, std=0.3)
+    policy = NativePolicy(decoder, char_tokenizer("abcdefghij"))
+    policy.ternarise(TernaryConfig(head=head))
+    found = gap(taught(policy, 3))
+    assert len(found) > 500 and found.max() == 0
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_slices_of_the_logits_change_nothing(entropy):
+    """Log-probabilities to the last bit; gradients but for the order of their sum."""
+    policy = fresh(TernaryConfig(head="int8"))
+    decoder = policy.decoder
+    hidden = torch.randn(11, 40, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets, found = torch.arange(11) % 16, []
+    for whole in (1 << 24, 16 * 3):
+        sizes = {"vocab_size": 16, "temperature": 0.7, "entropy": entropy, "whole": whole}
+        logps, entropies = token_statistics(decoder.logits, hidden, targets, **sizes)
+        gradients = torch.autograd.grad(logps.sum() + 0.1 * entropies.sum(), (hidden, decoder.embed.weight))
+        found.append((logps.detach(), entropies.detach(), *gradients))
+    (a, b, *one), (c, d, *two) = found
+    assert torch.equal(a, c) and torch.equal(b, d)
+    for x, y in zip(one, two, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_a_ternary_policy_is_given_an_int8_head(tmp_path):
+    policy = fresh(TernaryConfig(granularity="channel"))
+    before, weights = drawn(policy), policy.weights_sha256()
+    policy.use_int8_head()
+    policy.use_int8_head()
+    assert isinstance(policy.decoder.head, Int8Head) and policy.weights_sha256() == weights
+    assert [c.logps for c in drawn(policy)] != [c.logps for c in before]
+    policy.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert told["head"] == "int8" and told["granularity"] == "channel"
+    assert isinstance(NativePolicy.load(tmp_path).decoder.head, Int8Head)
+    with pytest.raises(ConfigError, match="belongs to a ternary policy"):
+        fresh().use_int8_head()
+
+
+def test_a_policy_that_has_sampled_becomes_ternary():
+    policy = fresh()
+    drawn(policy)
+    policy.ternarise(TernaryConfig(head="int8"))
+    completions = drawn(policy)
+    for c, logps in zip(completions, scored(policy, completions), strict=True):
+        assert np.array(c.logps) == pytest.approx(logps, abs=ALIKE)
+
+
+def test_an_untied_int8_head_is_stored_by_its_usual_name(tmp_path):
+    decoder = Decoder(replace(SHAPE, tie_embeddings=False)).initialise(3, std=0.3)
+    policy = NativePolicy(decoder, char_tokenizer("abcdefghij"))
+    policy.ternarise(TernaryConfig(head="int8"))
+    completions = drawn(policy)
+    policy.save_pretrained(tmp_path)
+    assert not (tmp_path / EXTRA).exists()
+    again = NativePolicy.load(tmp_path)
+    assert torch.equal(again.decoder.output_weight, policy.decoder.output_weight)
+    for a, b in zip(scored(policy, completions), scored(again, completions), strict=True):
+        assert np.array_equal(a, b)
+    frozen = policy.frozen()
+    taught(policy, 3)
+    assert not torch.equal(frozen.decoder.output_weight, policy.decoder.output_weight)
+    frozen.follow(policy)
+    for a, b in zip(scored(policy, completions), scored(frozen, completions), strict=True):
+        assert np.array_equal(a, b)
+
+
 @every
 def test_learns_and_samples_from_what_it_learned(config):
     policy = fresh(config)
@@ -101,7 +186,8 @@ def test_directory_gives_the_same_policy_back(config, tmp_path):
     policy.save_pretrained(tmp_path / "p")
     again = NativePolicy.load(tmp_path / "p")
     assert again.weights_sha256() == policy.weights_sha256()
-    assert [m.config for m in linears(again.decoder).values()] == [config] * 8
+    assert [m.config for m in linears(again.decoder).values()] == [replace(config, head="full")] * 8
+    assert isinstance(again.decoder.head, Int8Head) == (config.head == "int8")
     for a, b in zip(scored(policy, completions), scored(again, completions), strict=True):
         assert np.array_equal(a, b)
     assert [c.tokens for c in drawn(again)] == [c.tokens for c in completions]

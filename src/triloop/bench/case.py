@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from triloop.errors import UsageError
-from triloop.ternary.config import QUANTISERS
+from triloop.ternary.config import HEADS, QUANTISERS
 
 __all__ = ["DEFINITION", "GROUP", "NAMES", "POSITIONS", "PROMPT", "SIZES", "Case", "Name", "Size"]
 
@@ -37,7 +37,8 @@ roofline_share is floor / measured seconds. The floor is the larger of two:
   work has (the batch in decoding, the pass's tokens, at most 2048, in learning);
   With --ternary the rate of decoding is that of the packed kernels, for the output head as well, which they do not
   multiply; learning multiplies in full precision;
-- memory: bytes of weights (two bits each where packed) and of keys and values, read and written once a step, over the read
+- memory: bytes of weights (two bits each where packed, a byte in an int8 head) and of keys and values, read and written
+  once a step, over the read
   bandwidth measured in the same run on as many bytes as a step goes through (at most 256 MiB), so that what fits into a
   cache counts as cached."""
 
@@ -86,6 +87,8 @@ class Case:
     precision: str = "auto"
     ternary: str = ""
     """A quantiser of the linears' weights; empty: full precision."""
+    ternary_head: str = "full"
+    """Of the output head: full or int8, with ``ternary`` only."""
     device: str = "cpu"
     repeats: int = 0
     """Runs after the one that is not counted; 0 is up to three, as many as about ten seconds allow."""
@@ -97,6 +100,9 @@ class Case:
         _known("--device", self.device, ("cpu", "cuda"))
         if self.ternary:
             _known("--ternary", self.ternary, [name for name, q in QUANTISERS.items() if q.packable])
+        _known("--ternary-head", self.ternary_head, HEADS)
+        if self.ternary_head != "full" and not self.ternary:
+            raise UsageError(f"--ternary-head {self.ternary_head} is of ternary models; give --ternary as well")
         for name, low, high in (
             ("batch", 1, 1 << 20),
             ("length", 1, POSITIONS - PROMPT),

@@ -56,6 +56,7 @@ class Loop:
         )
         algorithm = resolve(config.algorithm)
         self.packed = bool(case.ternary)
+        self.head = int(case.ternary_head == "int8")
         self.policy = make_policy(
             case, optim=config.optim, micro_tokens=config.micro_tokens, entropy=algorithm.needs_entropy
         )
@@ -93,7 +94,7 @@ class Loop:
     def floor(self, limits: Limits) -> Floor:
         """Of the rollout and of the optimiser step."""
         c, s, size = self.policy.decoder.config, self.samples, self.policy.precision.itemsize
-        work = prefill(c, s, size, self.packed) + decoding(c, s, size, self.packed)
+        work = prefill(c, s, size, self.packed, self.head) + decoding(c, s, size, self.packed, self.head)
         rollout = floor(work, limits.decode, limits.bandwidth)
         return rollout + floor(learning(c, s, size, passes(self.policy, s)), limits.learn, limits.bandwidth)
 

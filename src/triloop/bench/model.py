@@ -52,7 +52,7 @@ def make_policy(case: Case, **settings: Any) -> NativePolicy:
         decoder, tokenizer_of(case.vocab), precision=pick_precision(case.precision, case.device), **settings
     )
     if case.ternary:
-        policy.ternarise(TernaryConfig(quantiser=case.ternary))
+        policy.ternarise(TernaryConfig(quantiser=case.ternary, head=case.ternary_head))
     return policy
 
 

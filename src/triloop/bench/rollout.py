@@ -24,6 +24,7 @@ class Rollout:
 
     def __init__(self, case: Case) -> None:
         self.policy, self.packed = make_policy(case, entropy=False), bool(case.ternary)
+        self.head = int(case.ternary_head == "int8")  # bytes of its weights, 0 for those of the precision
         self.samples = Samples(prompts=(PROMPT,) * (case.batch // case.group), group=case.group, length=case.length)
         self.sampling = Sampling(max_tokens=case.length, slots=case.batch, banned_tokens=self.policy.tokenizer.eos_ids)
         self.prompts = random_prompts(len(self.samples.prompts))
@@ -46,7 +47,8 @@ class Rollout:
     def floor(self, limits: Limits) -> Floor:
         """Prompts, then a step for each token."""
         c, size = self.policy.decoder.config, self.policy.precision.itemsize
-        whole = prefill(c, self.samples, size, self.packed) + decoding(c, self.samples, size, self.packed)
+        kind = (size, self.packed, self.head)
+        whole = prefill(c, self.samples, *kind) + decoding(c, self.samples, *kind)
         return floor(whole, limits.decode, limits.bandwidth)
 
     def close(self) -> None:

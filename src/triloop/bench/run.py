@@ -121,6 +121,7 @@ def _answer(case: Case, made: Bench, parts: list[dict[str, float]], limits: Limi
         "parameters": made.policy.parameters,
         "device": case.device,
         "ternary": case.ternary or None,
+        "ternary_head": case.ternary_head if case.ternary else None,
         "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[made.policy.precision],
         "tokens_per_second": samples.tokens / middle,
         "completions_per_second": samples.count / middle,

@@ -67,13 +67,14 @@ def attention_flops(c: DecoderConfig, first: int, end: int) -> int:
     return 4 * c.num_heads * c.head_dim * c.num_layers * (_triangle(end) - _triangle(first))
 
 
-def prefill(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False) -> Work:
-    """Every prompt once; logits after its last token. ``packed``: projections' weights take two bits."""
+def prefill(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False, head: int = 0) -> Work:
+    """Every prompt once; logits after its last token. ``packed``: projections' weights take two bits. ``head``: bytes of a
+    weight of the output head, 0 for ``itemsize``."""
     flops = sum(p * token_flops(c) + attention_flops(c, 0, p) + head_flops(c) for p in s.prompts)
-    return Work(flops=flops, bytes=_weight_bytes(c, itemsize, packed) + itemsize * sum(s.prompts) * _kv(c))
+    return Work(flops=flops, bytes=_weight_bytes(c, itemsize, packed, head) + itemsize * sum(s.prompts) * _kv(c))
 
 
-def decoding(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False) -> Work:
+def decoding(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False, head: int = 0) -> Work:
     """A step for each token but the last, which nobody continues. Each step reads all weights, and each row its keys and
     values."""
     steps = s.length - 1
@@ -81,7 +82,7 @@ def decoding(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False) 
     flops = s.group * sum(each + attention_flops(c, p, p + steps) for p in s.prompts)
     # The token at position p reads p earlier entries and its own, which it writes as well.
     entries = s.group * sum(_triangle(p + steps) - _triangle(p) + steps for p in s.prompts)
-    return Work(flops=flops, bytes=steps * _weight_bytes(c, itemsize, packed) + itemsize * entries * _kv(c))
+    return Work(flops=flops, bytes=steps * _weight_bytes(c, itemsize, packed, head) + itemsize * entries * _kv(c))
 
 
 def learning(c: DecoderConfig, s: Samples, itemsize: int, passes: int = 1) -> Work:
@@ -102,9 +103,9 @@ def _weights(c: DecoderConfig) -> int:
     return (token_flops(c) + head_flops(c)) // 2
 
 
-def _weight_bytes(c: DecoderConfig, itemsize: int, packed: bool) -> float:
+def _weight_bytes(c: DecoderConfig, itemsize: int, packed: bool, head: int) -> float:
     """Bytes of the matrices that a step reads."""
-    return token_flops(c) / 2 * (_PACKED if packed else itemsize) + head_flops(c) / 2 * itemsize
+    return token_flops(c) / 2 * (_PACKED if packed else itemsize) + head_flops(c) / 2 * (head or itemsize)
 
 
 def _kv(c: DecoderConfig) -> int:

@@ -37,6 +37,7 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--precision", default=case.precision, help="auto, fp32 or bf16 [auto]: of the matrix products")
     p.add_argument("--ternary", default="", metavar="QUANTISER", help="with quantised linears, e.g. absmean [none]")
+    p.add_argument("--ternary-head", default="full", metavar="KIND", help="full or int8: the output head then [full]")
     p.add_argument("--device", default=case.device, help="cpu or cuda [cpu]")
     p.add_argument("--repeats", type=int, default=0, metavar="N", help="counted runs [0: up to 3 in about ten seconds]")
     json_flag(p)
@@ -49,7 +50,19 @@ def bench(args: argparse.Namespace, screen: Screen) -> int:
         screen.table("", ["benchmark", "measures"], [[name, text] for name, text in NAMES.items()])
         screen.answer({"benchmarks": list(NAMES)})
         return 0
-    fields = ("name", "size", "batch", "length", "vocab", "threads", "precision", "ternary", "device", "repeats")
+    fields = (
+        "name",
+        "size",
+        "batch",
+        "length",
+        "vocab",
+        "threads",
+        "precision",
+        "ternary",
+        "ternary_head",
+        "device",
+        "repeats",
+    )
     case = Case(**{field: getattr(args, field) for field in fields})
     from triloop.bench.run import bench as measure
 
@@ -66,7 +79,7 @@ def _rows(r: Mapping[str, Any]) -> list[list[str]]:
     rates = {"decoding": limit["decode_flops_per_second"], "learning": limit["learn_flops_per_second"]}
     limits = [f"{rate / 1e9:,.0f} GFLOP/s {name}" for name, rate in rates.items() if rate]
     split = ", ".join(f"{name} {seconds:.3g}" for name, seconds in r["split"].items())
-    kind = f", linears by {r['ternary']}" if r["ternary"] else ""
+    kind = f", linears by {r['ternary']}, head {r['ternary_head']}" if r["ternary"] else ""
     others = f"{r['other_cores']:.2f} cores" + ("" if r["clean"] else ": not clean, measure again on a quiet machine")
     return [
         ["model", f"{r['size']}: {r['parameters']:,} parameters{kind}, {r['vocab']:,} tokens of vocabulary"],

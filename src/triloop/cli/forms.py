@@ -126,16 +126,24 @@ def _hf(target: Path, decoder: Decoder, tokenizer: Tokenizer, _: str) -> dict[st
 
     weights = weights_of(decoder)
     save_pretrained(target, plain_decoder(weights), tokenizer)
-    lost = (
-        "none" if weights.activations == "none" else f"activations, {weights.activations} here, are not quantised there"
-    )
-    return {"notes": [] if lost == "none" else [lost]}
+    lost = f"activations, {weights.activations} here, are not quantised there"
+    return {"notes": [*([] if weights.activations == "none" else [lost]), *_head_note(decoder)]}
 
 
 def _bitnet(target: Path, decoder: Decoder, tokenizer: Tokenizer, _: str) -> dict[str, Any]:
     from triloop.policies.formats.bitnet import save_bitnet
 
-    return {"bytes": save_bitnet(target, decoder, tokenizer)}
+    return {"bytes": save_bitnet(target, decoder, tokenizer), "notes": _head_note(decoder)}
+
+
+def _head_note(decoder: Decoder) -> list[str]:
+    """What becomes of an int8 output head where transformers computes."""
+    from triloop.policies.formats.fixed import FixedHead
+    from triloop.ternary.head import Int8Head
+
+    if not isinstance(decoder.head, Int8Head | FixedHead):
+        return []
+    return ["the int8 output head is written as the numbers that it stands for; its inputs are not quantised there"]
 
 
 def _gguf(target: Path, decoder: Decoder, tokenizer: Tokenizer, kind: str, rest: str | None) -> dict[str, Any]:

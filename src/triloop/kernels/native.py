@@ -18,7 +18,7 @@ from torch import Tensor
 
 __all__ = ["available", "describe", "function", "identity", "pointer", "suffix", "ternary_level"]
 
-ABI = 6
+ABI = 7
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
 
 REBUILD = "build them with: python -m pip install -e . (needs a C++17 compiler such as g++)"

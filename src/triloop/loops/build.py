@@ -169,7 +169,12 @@ def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Policy
     else:
         policy = native_policy = NativePolicy.load(path, **settings)
         if config.ternary:
-            native_policy.ternarise(TernaryConfig(quantiser=config.ternary, activations=config.ternary_activations))
+            settings_of = TernaryConfig(
+                quantiser=config.ternary, activations=config.ternary_activations, head=config.ternary_head
+            )
+            native_policy.ternarise(settings_of)
+        elif config.ternary_head == "int8":
+            native_policy.use_int8_head()
     if algorithm is not None and algorithm.needs_values:
         policy.add_value_head()
     return policy

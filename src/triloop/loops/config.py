@@ -14,7 +14,7 @@ from triloop.guards.stack import GuardConfig
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.stages import CycleConfig, plan
 from triloop.policies.sampling import Sampling
-from triloop.ternary.config import ACTIVATIONS, QUANTISERS
+from triloop.ternary.config import ACTIVATIONS, HEADS, QUANTISERS
 
 __all__ = ["CurriculumConfig", "EnvConfig", "RunConfig", "from_mapping", "to_mapping"]
 
@@ -100,6 +100,9 @@ class RunConfig:
     triloop.ternary.config; its weights train on behind the codes. Empty: as the policy comes."""
     ternary_activations: str = "int8"
     """With ``ternary``: int8 per token, int8-256 as llama.cpp computes tq1_0 and tq2_0, none, or elastic."""
+    ternary_head: str = "full"
+    """The output head of a ternary policy: int8 multiplies it in whole numbers, which pays where there are many tokens to
+    choose from; full leaves it as it is."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
     eval_n: int = 512
@@ -153,6 +156,10 @@ class RunConfig:
             known = ", ".join(ACTIVATIONS)
             raise ConfigError(
                 f"ternary_activations is {self.ternary_activations!r}; expected one of {known}, and ternary beside it"
+            )
+        if self.ternary_head not in HEADS or (self.ternary_head != "full" and self.backend != "native"):
+            raise ConfigError(
+                f"ternary_head is {self.ternary_head!r}; expected one of {', '.join(HEADS)}, int8 with backend native"
             )
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")

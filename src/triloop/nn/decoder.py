@@ -192,7 +192,9 @@ class Decoder(nn.Module):
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([Layer(config, i) for i in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head: nn.Module | None = None
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.value_head: nn.Linear | None = None
         # Not a buffer: rounded to bf16 with the weights, angles of far positions would be off by whole turns.
         with torch.device("cpu"):
@@ -231,7 +233,9 @@ class Decoder(nn.Module):
 
     @property
     def output_weight(self) -> Float[Tensor, "vocab hidden"]:
-        return self.embed.weight if self.head is None else self.head.weight
+        # A tied head that multiplies in a way of its own has no weight.
+        own = None if self.head is None else self.head.weight
+        return own if isinstance(own, Tensor) else self.embed.weight
 
     @property
     def dtype(self) -> torch.dtype:
@@ -256,7 +260,9 @@ class Decoder(nn.Module):
         return angle.cos() * self.rope_scale, angle.sin() * self.rope_scale
 
     def logits(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
-        return linear(hidden, self.output_weight)
+        if self.head is None or isinstance(self.head, nn.Linear):
+            return linear(hidden, self.output_weight)
+        return self.head(hidden)
 
     def packed(
         self, ids: Int[Tensor, " tokens"], where: Packing, keep: Callable[[int, Tensor], None] | None = None

@@ -168,7 +168,8 @@ class KernelDecoding:
     def _lay_out(self) -> None:
         """The weights as they stand now, for products in fp32; none when they are too large to be held twice."""
         plain = {id(m): m.weight.detach() for m in _projections(self.decoder) if isinstance(m, nn.Linear)}
-        weights = {k: w for k, w in ({HEAD: self._head} | plain).items() if w.dtype == torch.float32}
+        head = {} if self._own_head is not None else {HEAD: self._head}
+        weights = {k: w for k, w in (head | plain).items() if w.dtype == torch.float32}
         if sum(w.nbytes for w in weights.values()) > LAID_OUT:
             weights = {}
         if self._panels.keys() != weights.keys():
@@ -180,7 +181,8 @@ class KernelDecoding:
         """Bring the fp32 copies of small tensors up to date."""
         for norm, copy in self._norms.values():
             copy.copy_(norm.weight)
-        self._head.copy_(self.decoder.output_weight)
+        if self._own_head is None:
+            self._head.copy_(self.decoder.output_weight)
 
     def _allocate(self, rows: int, length: int) -> None:
         d, c = self.decoder, self.decoder.config
@@ -198,9 +200,12 @@ class KernelDecoding:
         self._gate_up = torch.zeros(wide, 2 * c.intermediate_size, dtype=kind)
         self._inner = torch.zeros(wide, c.intermediate_size, dtype=kind)
         # Of fp32 weights these are the weights themselves.
-        small = c.vocab_size <= PLAIN_HEAD
-        self._head = d.output_weight.detach().float() if small else d.output_weight.detach()
-        self._logits = torch.zeros(wide, c.vocab_size, dtype=self._head.dtype)
+        self._own_head, kind = _own_product(d.head), torch.float32
+        if self._own_head is None:
+            small = c.vocab_size <= PLAIN_HEAD
+            self._head = d.output_weight.detach().float() if small else d.output_weight.detach()
+            kind = self._head.dtype
+        self._logits = torch.zeros(wide, c.vocab_size, dtype=kind)
         self._norms = {id(m): (m, m.weight.detach().float()) for m in d.modules() if isinstance(m, RMSNorm)}
 
     # ------------------------------------------------------------------ rows
@@ -221,7 +226,8 @@ class KernelDecoding:
 
         seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
         hidden = d.packed(ids[seen], where, keep)
-        return linear(hidden[lengths.cumsum(0) - 1].to(self._head.dtype), self._head)
+        last = hidden[lengths.cumsum(0) - 1]
+        return d.logits(last) if self._own_head is not None else linear(last.to(self._head.dtype), self._head)
 
     def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
         """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
@@ -263,7 +269,7 @@ class KernelDecoding:
         for i, layer in enumerate(blocks):
             following = blocks[i + 1].norm1 if i + 1 < len(blocks) else d.norm
             calls += self._layer(i, layer, n, following, normed if i + 1 < len(blocks) else last)
-        if self._head.dtype == last.dtype:
+        if self._logits.dtype == last.dtype:
             calls += self._read_out(last, n)
         else:
             calls.append(partial(normed.copy_, last))
@@ -272,6 +278,8 @@ class KernelDecoding:
 
     def _read_out(self, x: Tensor, n: int) -> list[Callable[[], object]]:
         """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
+        if self._own_head is not None:
+            return [self._own_head.into(x, self._logits[:n])]
         if HEAD in self._panels:
             return [panels.prepared(x, self._panels[HEAD], None, self._logits[:n])]
         vocab = len(self._head)
@@ -322,6 +330,10 @@ class KernelDecoding:
         into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed[:n])]
         sizes = (n, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
         return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
+
+
+def _own_product(module: object) -> OwnProduct | None:
+    return module if isinstance(module, OwnProduct) else None
 
 
 def _up(number: int, to: int = TILE) -> int:

@@ -29,7 +29,7 @@ from triloop.policies.learner import Learner, LearnerSettings, pick_precision
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.policies.stepper import NativeStepper
-from triloop.policies.ternary import load_directory, save_directory, sha256, ternarised, twin
+from triloop.policies.ternary import int8_headed, load_directory, save_directory, sha256, ternarised, twin
 from triloop.records import Completion, Prompt
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears
@@ -176,9 +176,15 @@ class NativePolicy:
         self.learner.forget()
 
     def ternarise(self, config: TernaryConfig) -> None:
-        """Quantise the layers' linears from now on; the weights train on behind their codes."""
+        """Quantise the layers' linears from now on, and the head if asked; the weights train on behind their codes."""
         ternarised(self.decoder, config)
+        self._stepper = None  # it holds calls of the products as they were
         self.learner.forget()
+
+    def use_int8_head(self) -> None:
+        """Quantise the output head of a ternary policy from now on; nothing happens where it is."""
+        int8_headed(self.decoder)
+        self._stepper = None
 
     def frozen(self) -> NativePolicy:
         copy = merge_lora(twin(self.decoder)).requires_grad_(False)

@@ -27,8 +27,9 @@ from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer
 from triloop.ternary.config import TernaryConfig
 from triloop.ternary.convert import linears, ternarise
+from triloop.ternary.head import Int8Head
 
-__all__ = ["load_directory", "save_directory", "sha256", "ternarised", "twin"]
+__all__ = ["int8_headed", "load_directory", "save_directory", "sha256", "ternarised", "twin"]
 
 EXTRA = "ternary.safetensors"
 """What a quantiser learns, extra norms and the place in a gradual schedule; absent where there is none of it."""
@@ -37,7 +38,7 @@ _KEY = "quantization_config"
 
 
 def ternarised(decoder: Decoder, config: TernaryConfig) -> Decoder:
-    """``decoder``, in place, with quantised linears in its layers; its config says so from now on.
+    """``decoder``, in place, with quantised linears in its layers and the head that is asked for; its config says so.
 
     Raises ConfigError for one that has adapters or is ternary already.
     """
@@ -45,12 +46,30 @@ def ternarised(decoder: Decoder, config: TernaryConfig) -> Decoder:
         raise ConfigError("a policy with LoRA adapters cannot become ternary; merge the adapters first (lora_rank 0)")
     if linears(decoder):
         raise ConfigError("this policy is ternary already; start from one in full precision, or leave the setting away")
-    ternarise(decoder, config)
-    told = {"quant_method": LATENT, **dataclasses.asdict(config)}
+    ternarise(decoder, dataclasses.replace(config, head="full"))
+    _tell(decoder, {"quant_method": LATENT, **dataclasses.asdict(config), "head": "full"})
+    return int8_headed(decoder) if config.head == "int8" else decoder
+
+
+def int8_headed(decoder: Decoder) -> Decoder:
+    """A ternary ``decoder``, in place, with an int8 output head; its config says so. One that has it stays as it is.
+
+    Raises ConfigError for one that is not ternary, or that holds codes alone.
+    """
+    if isinstance(decoder.head, Int8Head):
+        return decoder
+    told = decoder.config.extra.get(_KEY)
+    if not linears(decoder) or not isinstance(told, Mapping):
+        raise ConfigError("an int8 head belongs to a ternary policy that learns; make the policy ternary as well")
+    decoder.head = Int8Head(decoder.embed if decoder.head is None else decoder.head)
+    _tell(decoder, {**told, "head": "int8"})
+    return decoder
+
+
+def _tell(decoder: Decoder, told: Mapping[str, Any]) -> None:
     # An extra that names no model_type would not be written.
     extra = {**decoder.config.extra, "model_type": decoder.config.model_type, _KEY: told}
     decoder.config = dataclasses.replace(decoder.config, extra=extra)
-    return decoder
 
 
 def twin(decoder: Decoder) -> Decoder:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from triloop.errors import ConfigError
 
-__all__ = ["ACTIVATIONS", "GRANULARITIES", "QUANTISERS", "Quantiser", "TernaryConfig"]
+__all__ = ["ACTIVATIONS", "GRANULARITIES", "HEADS", "QUANTISERS", "Quantiser", "TernaryConfig"]
 
 GRANULARITIES = ("tensor", "channel", "group")
 """What shares a scale: all weights of a matrix, those of one output, or ``group`` neighbours of one output's."""
@@ -18,6 +18,9 @@ ACTIVATIONS = ("int8", "int8-256", "none", "elastic")
 """int8: per token by its largest magnitude; int8-256: per token and block of 256 inputs, with weight scales in half
 precision, as llama.cpp multiplies TQ1_0 and TQ2_0 (its Q8_K); none: as they come; elastic: a learned scale and zero point
 (S002)."""
+
+HEADS = ("full", "int8")
+"""What a policy's output head multiplies: full precision, or whole numbers -127 to 127 with a scale for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,9 @@ class TernaryConfig:
     """Start from full precision; ``set_blend`` moves each layer towards its codes. Off: codes from the first step."""
     dead_zone: float = 1e-3
     """How much of the weights of code 0 goes into the bias; only for the quantiser dead-zone."""
+    head: str = "full"
+    """full, or int8: the output head's weights by row, and its input by token (``triloop.ternary.head``). It is read where
+    a policy is made ternary (``triloop.policies.ternary``); other networks' heads are converted one by one."""
 
     def __post_init__(self) -> None:
         if self.quantiser not in QUANTISERS:
@@ -124,6 +130,8 @@ class TernaryConfig:
             raise ConfigError(f"norm_eps {self.norm_eps} must be positive, and is read with norm=True only")
         if not 0 <= self.dead_zone < 1:
             raise ConfigError(f"dead_zone {self.dead_zone} must lie in [0, 1); the paper takes 1e-3")
+        if self.head not in HEADS:
+            raise ConfigError(f"head {self.head!r} is none of {', '.join(HEADS)}")
         if self.dead_zone != 1e-3 and self.quantiser != "dead-zone":
             raise ConfigError(f"dead_zone {self.dead_zone} is read by the quantiser dead-zone, not by {self.quantiser}")
 

@@ -35,6 +35,11 @@ def ternarise(module: nn.Module, config: TernaryConfig, names: Sequence[str] = L
         raise ConfigError(
             f"a lone {type(module).__name__} has no parent to be replaced in; use TernaryLinear.of(linear, config)"
         )
+    if config.head != "full":
+        raise ConfigError(
+            f"head {config.head} is of a policy's output head; use triloop.policies.ternary.ternarised, or put "
+            "triloop.ternary.head.Int8Head in its place"
+        )
     _split(module, names)
     found = _plain(module)
     chosen = {name: linear for name, linear in found.items() if _fits(name, names)}

@@ -20,7 +20,7 @@ from triloop.ternary.gradients import trained
 from triloop.ternary.product import multiply, product
 from triloop.ternary.quantisers import Quantised, initial, quantise
 
-__all__ = ["TernaryLinear"]
+__all__ = ["TernaryLinear", "stamp"]
 
 UNIT_NORMAL_SIZE = 0.8
 """Mean |x| of normed activations: where elastic scales start before they have seen any."""
@@ -215,14 +215,19 @@ class TernaryLinear(nn.Module, OwnProduct):
 
     def _stamp(self) -> object:
         """Changes whenever a parameter does; None where that cannot be known, and nothing must be kept."""
-        used = [p for p in (self.weight, self.weight_scale, self.weight_shift) if p is not None]
-        if any(p.grad is not None or p.is_inference() for p in used):
-            return None
-        return tuple((p.data_ptr(), p._version) for p in used)
+        return stamp(*(p for p in (self.weight, self.weight_scale, self.weight_shift) if p is not None))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without what is kept."""
         return {**self.__dict__, "_kept": None, "_packed": None}
+
+
+def stamp(*parameters: Tensor) -> object:
+    """Changes whenever one of them does, but for fused optimisers; None while a gradient waits to be applied and where
+    torch does not count changes: then nothing must be kept."""
+    if any(p.grad is not None or p.is_inference() for p in parameters):
+        return None
+    return tuple((p.data_ptr(), p._version) for p in parameters)
 
 
 def _parameter(x: Tensor) -> nn.Parameter:

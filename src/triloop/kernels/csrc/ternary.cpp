@@ -39,6 +39,7 @@ namespace ternary {
 
 constexpr long SIDE = 64;     // rows and columns of a tile
 constexpr long TILE = 1024;   // its bytes
+constexpr long QUAD = 256;     // bytes of four columns of 64 rows whose weights are bytes (int8.inc)
 constexpr long PANEL = 128;   // activation rows whose sums are computed at a time: 32 KB of them
 constexpr float FLOOR = 1e-5f;  // smallest largest magnitude of a row, so that a row of zeros has a scale
 
@@ -62,6 +63,7 @@ struct Scratch {
 static thread_local Scratch scratch;
 
 typedef void Dots(const uint8_t* tiles, long count, const int8_t* q, long stride, long m, int32_t* sums);
+typedef void Int8Dots(const int8_t* tiles, long quads, const int8_t* q, long stride, long m, int32_t* sums);
 
 // A weight matrix in tiles. `group` is the number of columns that share a scale, and all of them where there is one scale.
 // `block` is the number of columns of a row of activations that share one; 0: all. A group is then whole blocks, each whole
@@ -86,6 +88,8 @@ struct Level {
     const char* name;
     bool (*there)();
     Dots* dots;
+    Int8Dots* int8_dots;
+    int32_t int8_offset;  // what int8_dots' codes are too large by
     const Entry* entries;
 };
 
@@ -144,30 +148,32 @@ struct Ranked {
     int rank;
     Level level;
 };
+#define LEVEL(space) space::dots, space::int8_dots, space::INT8_OFFSET, space::entries
 static const Ranked levels[] = {
-    {0, {"portable", always, portable::dots, portable::entries}},
+    {0, {"portable", always, LEVEL(portable)}},
 #if defined(TRILOOP_EMULATE)
-    {1, {"avxvnni", always, avxvnni::dots, avxvnni::entries}},
-    {1, {"neon", always, neon::dots, neon::entries}},
-    {2, {"vnni", always, vnni::dots, vnni::entries}},
-    {3, {"amx", always, amx::dots, amx::entries}},
+    {1, {"avxvnni", always, LEVEL(avxvnni)}},
+    {1, {"neon", always, LEVEL(neon)}},
+    {2, {"vnni", always, LEVEL(vnni)}},
+    {3, {"amx", always, LEVEL(amx)}},
 #elif defined(TRILOOP_X86)
-    {1, {"avx2", has_avx2, avx2::dots, avx2::entries}},
+    {1, {"avx2", has_avx2, LEVEL(avx2)}},
 #ifdef TRILOOP_HAS_AVXVNNI
-    {2, {"avxvnni", has_avxvnni, avxvnni::dots, avxvnni::entries}},
+    {2, {"avxvnni", has_avxvnni, LEVEL(avxvnni)}},
 #endif
-    {2, {"vnni", has_vnni, vnni::dots, vnni::entries}},
+    {2, {"vnni", has_vnni, LEVEL(vnni)}},
 #ifdef TRILOOP_HAS_AMX
-    {3, {"amx", has_amx, amx::dots, amx::entries}},
+    {3, {"amx", has_amx, LEVEL(amx)}},
 #endif
 #elif defined(TRILOOP_ARM)
-    {1, {"neon", has_dotprod, neon::dots, neon::entries}},
+    {1, {"neon", has_dotprod, LEVEL(neon)}},
 #endif
 };
+#undef LEVEL
 constexpr int COUNT = sizeof levels / sizeof levels[0];
 
 // Whether a level's sums are those of plain loops: three tiles, largest values first, then mixed ones.
-static bool right(const Level& level) {
+static bool right_dots(const Level& level) {
     constexpr long TILES = 3, ROWS = 49, STRIDE = TILES * SIDE + 64;
     alignas(64) static uint8_t w[TILES * TILE];
     alignas(64) static int8_t q[64 * STRIDE];
@@ -195,6 +201,39 @@ static bool right(const Level& level) {
     }
     return true;
 }
+
+// The same for weights of bytes: largest values of either sign, then mixed ones.
+static bool right_int8_dots(const Level& level) {
+    constexpr long QUADS = 80, ROWS = 17, STRIDE = 4 * QUADS + 64;
+    alignas(64) static int8_t w[QUADS * QUAD];
+    alignas(64) static int8_t q[ROWS * STRIDE];
+    alignas(64) static int32_t mine[ROWS * SIDE], truth[ROWS * SIDE];
+    uint32_t state = 1;
+    const auto fill = [&](int8_t* to, long count, int round) {
+        for (long i = 0; i < count; i++) {
+            state = state * 1664525u + 1013904223u;
+            to[i] = (int8_t)(round == 0 ? 127 : round == 1 ? -127 : (int)(state >> 8) % 255 - 127);
+        }
+    };
+    for (int round = 0; round < 9; round++) {
+        fill(w, QUADS * QUAD, round / 3);
+        fill(q, ROWS * STRIDE, round % 3);
+        static const long some[] = {1, 2, 3, 7, ROWS};
+        for (const long m : some) {
+            portable::int8_dots(w, QUADS, q, STRIDE, m, truth);
+            level.int8_dots(w, QUADS, q, STRIDE, m, mine);
+            for (long i = 0; i < m; i++) {
+                int32_t total = 0;
+                for (long k = 0; k < 4 * QUADS; k++) total += q[i * STRIDE + k];
+                for (long r = 0; r < SIDE; r++)
+                    if (mine[i * SIDE + r] - level.int8_offset * total != truth[i * SIDE + r]) return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool right(const Level& level) { return right_dots(level) && right_int8_dots(level); }
 
 static const Level& pick() {
     const char* wish = std::getenv("TRILOOP_CPU");

@@ -3,7 +3,8 @@
 transformers keeps a weight as uint8 [out / 4, in]: row r holds the codes of rows r, r + out/4, r + out/2 and
 r + 3 out/4, two bits each from the lowest, code + 1. It computes y = (codes x_q) / (s_x weight_scale) with
 x_q = round(x s_x) in int8 per token by the largest magnitude, s_x = 127 / max(max |x|, 1e-5): our integer product, with
-one scale for a matrix, of which it wants the inverse.
+one scale for a matrix, of which it wants the inverse. Its output head is no BitLinear: an int8 head is written as the
+numbers that its codes stand for, and reads inputs in full precision there.
 """
 
 from __future__ import annotations

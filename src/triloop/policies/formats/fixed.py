@@ -1,4 +1,4 @@
-"""A quantised linear that was read from a file: codes and scales without the weight they were made from."""
+"""Quantised linears and heads that were read from a file: codes and scales without the weight they were made from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from triloop.errors import ModelError
+from triloop.kernels import int8
 from triloop.kernels import ternary as kernels
 from triloop.kernels.products import OwnProduct
 from triloop.ternary import activations
 from triloop.ternary.product import multiply
 from triloop.ternary.quantisers import Quantised
 
-__all__ = ["FixedLinear", "QuantisedLinear", "fixed_linears"]
+__all__ = ["FixedHead", "FixedLinear", "QuantisedLinear", "fixed_linears"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,7 @@ class FixedLinear(nn.Module, OwnProduct):
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """Raises ModelError where a gradient is asked for."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise ModelError(
-                "a packed policy holds codes and no weights to train: it samples and scores. Start training from the "
-                "run's own checkpoint, or from --format hf."
-            )
+        _no_gradient(x)
         y = self._product(self._normed(x.reshape(-1, self.in_features).float()))
         if self._given.bias is not None:
             y = y + self._given.bias
@@ -102,11 +99,58 @@ class FixedLinear(nn.Module, OwnProduct):
         return f"{self.in_features}, {self.out_features}, fixed codes"
 
     def _apply(self, fn: Any, recurse: bool = True) -> FixedLinear:
-        # `.to(device)` and the like: codes lie in the kernels' layout, which is the processor's.
-        probe = fn(torch.zeros(1))
-        if probe.device.type != "cpu":
-            raise ModelError(f"a packed policy runs on the processor, got device {probe.device}; choose --device cpu")
+        _stays(fn)
         return self
+
+
+class FixedHead(nn.Module, OwnProduct):
+    """logits = Q(x) codes^T by row scales, the numbers of the Int8Head it was. It samples and scores; it cannot learn."""
+
+    def __init__(self, weight: Quantised) -> None:
+        super().__init__()
+        self.packed = int8.pack(weight.codes, weight.scale[:, 0])
+
+    @property
+    def quantised(self) -> Quantised:
+        """Codes, and a scale for each row."""
+        codes, scale = int8.unpack(self.packed)
+        return Quantised(codes=codes, scale=scale[:, None])
+
+    @property
+    def weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The matrix that the codes stand for."""
+        return self.quantised.dense()
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits in fp32. Raises ModelError where a gradient is asked for."""
+        _no_gradient(x)
+        rows = int8.product(x.reshape(-1, self.packed.columns).float(), self.packed)
+        return rows.view(*x.shape[:-1], self.packed.rows)
+
+    def into(self, x: Float[Tensor, "n in"], out: Float[Tensor, "n out"]) -> Callable[[], object]:
+        """The product on fixed memory."""
+        if x.dtype != torch.float32 or out.dtype != torch.float32:
+            return lambda: out.copy_(self(x))
+        return int8.prepared(x, self.packed, out)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FixedHead:
+        _stays(fn)
+        return self
+
+
+def _no_gradient(x: Tensor) -> None:
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise ModelError(
+            "a packed policy holds codes and no weights to train: it samples and scores. Start training from the "
+            "run's own checkpoint, or from --format hf."
+        )
+
+
+def _stays(fn: Any) -> None:
+    # `.to(device)` and the like: codes lie in the kernels' layout, which is the processor's.
+    probe = fn(torch.zeros(1))
+    if probe.device.type != "cpu":
+        raise ModelError(f"a packed policy runs on the processor, got device {probe.device}; choose --device cpu")
 
 
 def _with_codes(linear: QuantisedLinear, codes: Tensor) -> QuantisedLinear:

@@ -4,7 +4,9 @@ Ternary linears become TQ1_0 (1.6875 bits a weight: five trits a byte) or TQ2_0 
 of one output with a scale in half precision. ``gguf.quants`` packs them: it takes the largest magnitude of a block as its
 scale, which for codes -1, 0, 1 times one scale is that scale, so the codes come back as they were. Embeddings and output
 head are F16 or F32 beside them, vectors F32. llama.cpp multiplies such blocks by activations rounded in blocks of 256 (its
-Q8_K): what ``TernaryConfig(activations="int8-256")`` trains with.
+Q8_K): what ``TernaryConfig(activations="int8-256")`` trains with. An int8 output head becomes a matrix apart from the
+embedding: Q8_0 beside ternary linears, with its codes as they are and the row's scale, in half precision, in each block of
+32; else the numbers that it stands for.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from triloop.nn.hf_names import Part
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.formats.gguf_shape import OWN, architecture, gguf_name, metadata, paired, rope_factors, rope_order
 from triloop.policies.formats.gguf_vocab import FILES_KEY, JSON_KEY, Vocabulary, vocabulary
-from triloop.policies.formats.weights import Weights, weights_of
+from triloop.policies.formats.weights import HEAD, Weights, weights_of
 from triloop.ternary.quantisers import Quantised
 
 __all__ = ["BLOCK", "RESTS", "TYPES", "GgufReport", "gguf_package", "write_gguf"]
@@ -39,6 +42,9 @@ TYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "tq1_0": ("TQ1_0", 36), "tq2_0": 
 
 RESTS = ("f16", "f32")
 """What embeddings and output head can be."""
+
+HEAD_BLOCK = 32
+"""Weights that share a scale in Q8_0."""
 
 HALF_RELATIVE = 2.0**-11
 """Largest relative error of rounding a normal number to half precision."""
@@ -140,6 +146,10 @@ def _notes(weights: Weights, type: str, rest: str) -> Iterator[str]:
         yield f"inputs of quantised linears are {here} here; llama.cpp quantises them {theirs}"
     elif packed and rest == "f16":
         yield "embeddings and output head are in half precision; with --rest f32 llama.cpp computes what the policy does"
+    if weights.head is not None:
+        found = _head_kind(weights.head, type)
+        theirs = "in blocks of 32 inputs" if found == "Q8_0" else "not at all"
+        yield f"the int8 output head is written as {found}; llama.cpp quantises its inputs {theirs}, the policy per token"
     if "value_head.weight" in weights.state:
         yield "the value head is not written"
 
@@ -170,6 +180,9 @@ def _tensors(weights: Weights, arch: str, type: str, rest: str) -> Iterator[_Ten
         packed = weights.quantised(part) if type.startswith("tq") else None
         if packed is not None:
             yield _tensor(ours, part.shape, TYPES[type][0], True, _packer(ours, packed, order, TYPES[type][0]))
+            continue
+        if weights.head is not None and part.param == HEAD and _head_kind(weights.head, type) == "Q8_0":
+            yield _tensor(ours, part.shape, "Q8_0", False, partial(_blocks_of_32, weights.head))
             continue
         kind = "F32" if len(part.shape) == 1 else TYPES[type if linear else rest][0]
         yield _tensor(ours, part.shape, kind, linear, _converter(ours, weights, part, order, kind))
@@ -227,11 +240,35 @@ def _check_linear(name: str, weight: Quantised, type: str) -> None:
             f"multiples of {BLOCK} fit. Export --format packed, or as f16."
         )
     scale = weight.scale
-    if bool(((scale.half().float() - scale).abs() > HALF_RELATIVE * scale.abs()).any()):
+    if not _half(scale):
         raise ModelError(
             f"{name} has scales from {scale.abs().min():.3g} to {scale.abs().max():.3g}, beyond half precision, in "
             f"which {type} holds them. Export as f32."
         )
+
+
+def _half(scale: torch.Tensor) -> bool:
+    """Whether half precision holds these numbers with its full number of digits."""
+    return not bool(((scale.half().float() - scale).abs() > HALF_RELATIVE * scale.abs()).any())
+
+
+def _head_kind(head: Quantised, type: str) -> str:
+    """The tensor type of an int8 output head."""
+    if type == "f32":
+        return "F32"
+    exact = type.startswith("tq") and not head.codes.shape[1] % HEAD_BLOCK and _half(head.scale)
+    return "Q8_0" if exact else "F16"
+
+
+def _blocks_of_32(head: Quantised) -> NDArray[Any]:
+    """Q8_0: the scale as half precision, then 32 codes. The package's own packer would take each block's largest magnitude
+    as its scale, and round the codes again."""
+    rows, width = head.codes.shape
+    block = np.dtype([("scale", "<f2"), ("codes", "i1", (HEAD_BLOCK,))])
+    made = np.empty((rows, width // HEAD_BLOCK), block)
+    made["scale"] = head.scale.half().numpy()
+    made["codes"] = head.codes.numpy().reshape(rows, -1, HEAD_BLOCK)
+    return made.view(np.uint8)
 
 
 def _order(weights: Weights, arch: str, name: str) -> torch.Tensor | None:
@@ -267,11 +304,14 @@ def _packer(name: str, weight: Quantised, order: torch.Tensor | None, kind: str)
 # -------------------------------------------------------------------- the file
 
 
+_PLAIN: dict[str, Any] = {"F32": np.float32, "F16": np.float16}
+
+
 def _write(gguf: Any, writer: Any, tensors: list[_Tensor]) -> None:
     kinds = gguf.GGMLQuantizationType
     for t in tensors:
-        shape = gguf.quant_shape_to_byte_shape(t.shape, kinds[t.type]) if t.type.startswith("TQ") else t.shape
-        dtype = {"F32": np.float32, "F16": np.float16}.get(t.type, np.uint8)
+        shape = gguf.quant_shape_to_byte_shape(t.shape, kinds[t.type]) if t.type not in _PLAIN else t.shape
+        dtype = _PLAIN.get(t.type, np.uint8)
         raw = kinds[t.type] if dtype is np.uint8 else None
         writer.add_tensor_info(t.name, shape, np.dtype(dtype), t.bytes, raw_dtype=raw)
     try:

@@ -6,13 +6,15 @@ The format, version 1, is a directory:
     ``format`` "triloop-packed", ``version`` 1, ``config`` (the words of a Hugging Face config.json), ``sha256`` of the
     tensor file, and ``linears``: for each quantised linear its ``shape`` [out, in], ``codes`` ("trits" or "int8"),
     ``group`` (inputs that share a scale, 0 when all do), ``activations`` (int8, int8-256, none, elastic),
-    ``activation_bits`` and ``norm_eps``.
+    ``activation_bits`` and ``norm_eps``. Where the output head is int8, ``head``: its ``shape`` [vocab, hidden]; ``config``
+    says untied then.
 ``packed.safetensors``
     For a linear NAME (``layers.3.qkv``: the rows of query, key and value heads; ``out``; ``gate_up``; ``down``)
     ``NAME.codes`` uint8 [out, ceil(in / 5)], five trits a byte as in ``triloop.kernels.trits`` (int8 [out, in] where a
     code is beyond -1, 0, 1), ``NAME.scale`` float32 [1 or out, groups], and where there are some ``NAME.shift`` of the
-    same shape, ``NAME.bias`` [out], ``NAME.norm`` [in], ``NAME.input_scale`` and ``NAME.input_zero`` [1]. All other
-    parameters under their own names, float32 or float16.
+    same shape, ``NAME.bias`` [out], ``NAME.norm`` [in], ``NAME.input_scale`` and ``NAME.input_zero`` [1]. Of an int8
+    head ``head.codes`` int8 [vocab, hidden], without -128, and ``head.scale`` float32 [vocab, 1]. All other parameters
+    under their own names, float32 or float16.
 the tokenizer's files
     As in a Hugging Face directory.
 
@@ -40,8 +42,8 @@ from triloop.nn.decoder import Decoder
 from triloop.nn.hf_config import config_from_hf, config_to_hf
 from triloop.nn.shards import Shards
 from triloop.nn.tokenizer import Tokenizer, read_json
-from triloop.policies.formats.fixed import FixedLinear, QuantisedLinear
-from triloop.policies.formats.weights import weights_of
+from triloop.policies.formats.fixed import FixedHead, FixedLinear, QuantisedLinear
+from triloop.policies.formats.weights import HEAD, weights_of
 from triloop.ternary.config import ACTIVATIONS
 from triloop.ternary.quantisers import Quantised
 
@@ -99,6 +101,8 @@ def save_packed(
         told[name] = _told(linear)
         tensors |= own
         size += sum(t.nbytes for t in own.values())
+    if weights.head is not None:
+        tensors |= {"head.codes": weights.head.codes, "head.scale": weights.head.scale.contiguous()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / TENSORS, lambda temporary: save_file(tensors, temporary, metadata={"format": FORMAT}))
@@ -109,6 +113,8 @@ def save_packed(
             "sha256": _sha256(folder / TENSORS),
             "linears": told,
         }
+        if weights.head is not None:
+            manifest["head"] = {"shape": list(weights.head.codes.shape)}
         tokenizer.save(folder)
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         _replace(folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -200,6 +206,8 @@ def load_packed(path: str | Path) -> tuple[Decoder, Tokenizer]:
             raise ModelError(f"{folder / MANIFEST}: the config has no linear {name}. {_AGAIN}")
         expected.pop(f"{name}.bias", None)
         decoder.set_submodule(name, FixedLinear(reader.linear(name, shape)))
+    if "head" in manifest:
+        decoder.head = FixedHead(reader.head(manifest["head"], expected.pop(HEAD, None)))
     decoder.load_state_dict({n: reader.dense(n, s) for n, s in expected.items()}, assign=True)
     reader.check_all_read()
     return decoder.requires_grad_(False), Tokenizer.from_directory(folder)
@@ -248,6 +256,17 @@ class _Reader:
             norm=self._maybe(f"{name}.norm", shape[1]),
             norm_eps=float(told["norm_eps"]),
         )
+
+    def head(self, told: Any, shape: tuple[int, ...] | None) -> Quantised:
+        if shape is None or told != {"shape": list(shape)}:
+            raise ModelError(
+                f"{self.where.with_name(MANIFEST)}: head is {told!r}, expected a config that is not tied and its shape "
+                f"{None if shape is None else list(shape)}. {_AGAIN}"
+            )
+        codes = self._read("head.codes", shape, (torch.int8,))
+        if int(codes.min()) < -127:
+            raise ModelError(f"{self.where}: tensor head.codes holds a code -128. {_AGAIN}")
+        return Quantised(codes=codes, scale=self._read("head.scale", (shape[0], 1), (torch.float32,)))
 
     def check_all_read(self) -> None:
         if self.left:

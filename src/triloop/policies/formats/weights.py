@@ -14,14 +14,17 @@ from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.hf_io import tensors_sha256
 from triloop.nn.hf_names import Part, hf_parts
 from triloop.nn.lora import effective_state
-from triloop.policies.formats.fixed import FixedLinear, QuantisedLinear, fixed_linears
+from triloop.policies.formats.fixed import FixedHead, FixedLinear, QuantisedLinear, fixed_linears
 from triloop.ternary.convert import linears
+from triloop.ternary.head import Int8Head
 from triloop.ternary.linear import TernaryLinear
 from triloop.ternary.quantisers import Quantised
 
-__all__ = ["Weights", "fixed_sha256", "plain_decoder", "rows_of", "weights_of"]
+__all__ = ["HEAD", "Weights", "fixed_sha256", "plain_decoder", "rows_of", "weights_of"]
 
 LINEARS = ("qkv", "out", "gate_up", "down")
+HEAD = "head.weight"
+"""The output head's parameter, where it is not the embedding's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class Weights:
     state: Mapping[str, Tensor]
     """All other parameters by our name; adapters merged."""
     linears: Mapping[str, QuantisedLinear]
+    head: Quantised | None = None
+    """An int8 output head, a scale for each row. ``config`` says untied then: it is another matrix than the embedding."""
 
     @property
     def activations(self) -> str:
@@ -54,6 +59,8 @@ class Weights:
         found = self.quantised(part)
         if found is not None:
             return found.dense()
+        if self.head is not None and part.param == HEAD:
+            return self.head.dense()
         name, _, kind = part.param.rpartition(".")
         rows = slice(part.start, part.start + part.shape[0])
         linear = self.linears.get(name)
@@ -87,9 +94,14 @@ def plain_decoder(weights: Weights) -> Decoder:
 def fixed_sha256(decoder: Decoder) -> str:
     """SHA-256 over names, shapes and bytes of all that a decoder read from packed weights computes with."""
     weights, digest = weights_of(decoder), hashlib.sha256()
+    found: dict[str, tuple[Tensor | None, ...]] = {}
     for name, linear in weights.linears.items():
-        w = linear.weight
-        for tensor in (w.codes, w.scale, w.shift, linear.bias, linear.norm, linear.input_scale, linear.input_zero):
+        w, x = linear.weight, (linear.input_scale, linear.input_zero)
+        found[name] = (w.codes, w.scale, w.shift, linear.bias, linear.norm, *x)
+    if weights.head is not None:
+        found["head"] = (weights.head.codes, weights.head.scale)
+    for name, tensors in found.items():
+        for tensor in tensors:
             digest.update(f"{name}:{None if tensor is None else tuple(tensor.shape)}\n".encode())
             if tensor is not None:
                 digest.update(tensor.contiguous().numpy().data)
@@ -124,9 +136,21 @@ def weights_of(decoder: Decoder) -> Weights:
         )
     with torch.no_grad():
         quantised = {name: _quantised(name, linear) for name, linear in found.items()}
-    own = tuple(f"{name}." for name in found)
+        head = _head(decoder)
+    own = tuple(f"{name}." for name in (*found, *(["head"] if head else [])))
     state = {k: v.detach().cpu() for k, v in effective_state(decoder).items() if not k.startswith(own)}
-    return Weights(config=_written(decoder.config, quantised), state=state, linears=quantised)
+    config = _written(decoder.config, quantised)
+    config = config if head is None else replace(config, tie_embeddings=False)
+    return Weights(config=config, state=state, linears=quantised, head=head)
+
+
+def _head(decoder: Decoder) -> Quantised | None:
+    if isinstance(decoder.head, FixedHead):
+        return decoder.head.quantised
+    if isinstance(decoder.head, Int8Head):
+        codes, scale = decoder.head.codes()
+        return Quantised(codes=codes.cpu(), scale=scale.cpu()[:, None])
+    return None
 
 
 def _quantised(name: str, linear: TernaryLinear | FixedLinear) -> QuantisedLinear:

@@ -1,0 +1,38 @@
+"""Kernels of one level of the processor, whichever the library would choose."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triloop.kernels import native, ternary
+
+__all__ = ["CSRC", "EMULATED", "REAL", "library_at", "use"]
+
+CSRC = Path(ternary.__file__).parent / "csrc"
+REAL = ("portable", "avx2", "avxvnni", "vnni", "amx", "neon")
+EMULATED = ("avxvnni", "neon", "vnni", "amx")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL, level: str) -> None:
+    """Let the products call the kernels of this level."""
+    library.triloop_ternary.restype = ctypes.c_void_p
+    kinds: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_long}
+
+    def function(name: str, arguments: str) -> Callable[..., None]:
+        address = library.triloop_ternary(level.encode(), name.encode())
+        assert address
+        return ctypes.CFUNCTYPE(None, *[kinds[a] for a in arguments])(address)
+
+    monkeypatch.setattr(native, "function", function)
+
+
+def library_at(path: Path) -> ctypes.CDLL:
+    """A library that was built for tests."""
+    library = ctypes.CDLL(str(path))
+    library.triloop_ternary.restype = ctypes.c_void_p
+    return library
