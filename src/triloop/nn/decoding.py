@@ -1,7 +1,8 @@
 """A decoder with a cache for rows that advance one token at a time: what a rollout engine steps.
 
-Two of a kind. ``TorchDecoding`` runs everywhere. ``KernelDecoding`` runs on the processor: torch multiplies the matrices,
-and compiled kernels do the rest of a step without allocating anything; all steps share one set of buffers.
+Two of a kind. ``TorchDecoding`` runs everywhere. ``KernelDecoding`` runs on the processor: compiled kernels multiply in
+fp32, torch in bf16, and compiled kernels do the rest of a step without allocating anything; all steps share one set of
+buffers.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class TorchDecoding:
 
 
 class KernelDecoding:
-    """On the processor, by compiled kernels between the matrix products.
+    """On the processor, by compiled kernels; products in bf16, and with weights that are too large to lay out, are torch's.
 
     The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses,
     made once for each number of rows (rounded up to a multiple of 4 where there are as many).
