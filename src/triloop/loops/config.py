@@ -148,19 +148,7 @@ class RunConfig:
         for name in ("token_budget", "eval_every", "canary_every", "lora_rank", "threads", "reference_rows"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.ternary and (self.ternary not in QUANTISERS or self.backend != "native" or self.lora_rank):
-            raise ConfigError(
-                f"ternary is {self.ternary!r}; expected one of {', '.join(QUANTISERS)}, with backend native and lora_rank 0"
-            )
-        if self.ternary_activations != "int8" and (not self.ternary or self.ternary_activations not in ACTIVATIONS):
-            known = ", ".join(ACTIVATIONS)
-            raise ConfigError(
-                f"ternary_activations is {self.ternary_activations!r}; expected one of {known}, and ternary beside it"
-            )
-        if self.ternary_head not in HEADS or (self.ternary_head != "full" and self.backend != "native"):
-            raise ConfigError(
-                f"ternary_head is {self.ternary_head!r}; expected one of {', '.join(HEADS)}, int8 with backend native"
-            )
+        self._check_ternary()
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
         if not 0 < self.verifier_timeout < float("inf"):
@@ -186,6 +174,21 @@ class RunConfig:
             raise ConfigError("pipeline is on, but the stages of loop generations follow one another; set it to off")
         if self.sampling.temperature == 0:
             raise ConfigError("sampling.temperature is 0: greedy samples are all alike and teach nothing; use about 1")
+
+    def _check_ternary(self) -> None:
+        if self.ternary and (self.ternary not in QUANTISERS or self.backend != "native" or self.lora_rank):
+            raise ConfigError(
+                f"ternary is {self.ternary!r}; expected one of {', '.join(QUANTISERS)}, with backend native and lora_rank 0"
+            )
+        if self.ternary_activations != "int8" and (not self.ternary or self.ternary_activations not in ACTIVATIONS):
+            known = ", ".join(ACTIVATIONS)
+            raise ConfigError(
+                f"ternary_activations is {self.ternary_activations!r}; expected one of {known}, and ternary beside it"
+            )
+        if self.ternary_head not in HEADS or (self.ternary_head != "full" and self.backend != "native"):
+            raise ConfigError(
+                f"ternary_head is {self.ternary_head!r}; expected one of {', '.join(HEADS)}, int8 with backend native"
+            )
 
     @property
     def total_rounds(self) -> int:
