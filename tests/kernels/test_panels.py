@@ -96,6 +96,15 @@ def test_other_products_are_torch_s() -> None:
     assert linear(torch.zeros(0, 4), weight).shape == (0, 5)
 
 
+def test_what_is_not_contiguous() -> None:
+    """Copies that are made on the way live until the product is done."""
+    g = torch.Generator().manual_seed(2)
+    x, weight = torch.randn(600, 500, generator=g), torch.randn(400, 600, generator=g)
+    torch.testing.assert_close(linear(x.t(), weight), linear(x.t().contiguous(), weight), atol=0, rtol=0)
+    other = torch.randn(500, 300, generator=g).t()
+    torch.testing.assert_close(linear(x, other), linear(x, other.contiguous()), atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("level", ["default", "avx2"])
 def test_every_instruction_set_agrees(level: str, tmp_path: Path) -> None:
     where = str(tmp_path / "y")

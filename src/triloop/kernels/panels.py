@@ -70,8 +70,9 @@ def tally() -> tuple[int, float]:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
     outputs, inputs = weight.shape[::-1] if transposed else weight.shape
     panels = lay_out(weight.contiguous(), room(outputs, inputs), transposed=transposed)
-    out = x.new_empty(len(x), outputs)
-    prepared(x.contiguous(), panels, None if bias is None else bias.contiguous(), out)()
+    # A call knows addresses only: what it reads has to have a name until it is done.
+    x, bias, out = x.contiguous(), None if bias is None else bias.contiguous(), x.new_empty(len(x), outputs)
+    prepared(x, panels, bias, out)()
     return out
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from triloop.kernels import native, panels, train
 from triloop.kernels.products import OwnProduct
 from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
-from triloop.nn.fused import Linear, linear
+from triloop.nn.fused import Linear
 from triloop.nn.packing import packing
 
 __all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
@@ -228,7 +228,13 @@ class KernelDecoding:
         seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
         hidden = d.packed(ids[seen], where, keep)
         last = hidden[lengths.cumsum(0) - 1]
-        return d.logits(last) if self._own_head is not None else linear(last.to(self._head.dtype), self._head)
+        if self._own_head is not None:
+            return d.logits(last)
+        if HEAD not in self._panels:
+            return last.to(self._head.dtype) @ self._head.t()
+        last, logits = last.float().contiguous(), torch.empty(len(last), len(self._head))
+        panels.prepared(last, self._panels[HEAD], None, logits)()
+        return logits
 
     def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
         """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
