@@ -11,7 +11,7 @@ import pytest
 
 from triloop.kernels import native, ternary
 
-__all__ = ["CSRC", "EMULATED", "REAL", "library_at", "use"]
+__all__ = ["CSRC", "EMULATED", "REAL", "library_at", "library_with", "use"]
 
 CSRC = Path(ternary.__file__).parent / "csrc"
 REAL = ("portable", "avx2", "avxvnni", "vnni", "amx", "neon")
@@ -35,4 +35,14 @@ def library_at(path: Path) -> ctypes.CDLL:
     """A library that was built for tests."""
     library = ctypes.CDLL(str(path))
     library.triloop_ternary.restype = ctypes.c_void_p
+    return library
+
+
+def library_with(level: str, kernel: str) -> ctypes.CDLL:
+    """The package's library; the test is skipped where it has no such kernel of this level."""
+    library = native._library()[0]
+    assert library is not None
+    library.triloop_ternary.restype = ctypes.c_void_p
+    if not library.triloop_ternary(level.encode(), kernel.encode()):
+        pytest.skip(f"this processor or library has no level {level}")
     return library

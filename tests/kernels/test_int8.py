@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.levels import CSRC, EMULATED, REAL, library_at, use
+from kernels.levels import CSRC, EMULATED, REAL, library_at, library_with, use
 from triloop.errors import UsageError
 from triloop.kernels import int8, native, ternary
 
@@ -65,12 +65,7 @@ def check_level(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL, level: st
 @compiled
 @pytest.mark.parametrize("level", REAL)
 def test_a_level_of_this_processor(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = native._library()[0]
-    assert library is not None
-    library.triloop_ternary.restype = ctypes.c_void_p
-    if not library.triloop_ternary(level.encode(), b"int8_product"):
-        pytest.skip(f"this processor or library has no level {level}")
-    check_level(monkeypatch, library, level)
+    check_level(monkeypatch, library_with(level, "int8_product"), level)
 
 
 @compiled

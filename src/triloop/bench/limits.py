@@ -120,8 +120,7 @@ def _plain_products(x: Tensor, width: int) -> list[Callable[[], object]]:
     ways: list[Callable[[], object]] = [lambda: torch.mm(x, weight.t(), out=out)]
     if panels.usable(x, weight):
         laid_out = panels.lay_out(weight, panels.room(*weight.shape))
-        call = panels.prepared(x, laid_out, None, out)
-        ways.append(lambda: (call(), laid_out))  # the call knows addresses only: the memory has to outlive it
+        ways.append(panels.prepared(x, laid_out, None, out))
     return ways
 
 

@@ -1,6 +1,6 @@
 """Products of int8 weights and int8 activations on the processor, with sums in whole numbers: what an output head reads.
 
-Each row of the weights, as each row of activations, is a row of whole numbers with one scale (``ternary.quantise_rows``):
+Each row of the weights, as each row of activations, is a row of whole numbers with one scale (``rows.quantise_rows``):
 
     code[o] = round(w[o] / w_scale[o]),    w_scale[o] = max(max |w[o]|, 1e-5) / 127,     q[t], s[t] of x[t] likewise
     y[t, o] = (D[t, o] w_scale[o]) s[t],   D[t, o] = sum of q[t] code[o]
@@ -16,9 +16,8 @@ is read. The compiled kernels stand in ``csrc/int8.inc``; without them, and on a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int8, Int32
@@ -26,7 +25,8 @@ from torch import Tensor
 
 from triloop.errors import UsageError
 from triloop.kernels import native
-from triloop.kernels.ternary import quantise_rows
+from triloop.kernels.products import Prepared, moved
+from triloop.kernels.rows import quantise_rows
 
 __all__ = ["MOST_COLUMNS", "PackedInt8", "moved", "pack", "pack_weights", "prepared", "product", "reference", "unpack"]
 
@@ -103,13 +103,6 @@ def unpack(packed: PackedInt8) -> tuple[Int8[Tensor, "out in"], Float[Tensor, " 
     return rows[: packed.rows, : packed.columns].contiguous(), packed.scales[: packed.rows].clone()
 
 
-def moved(packed: PackedInt8, device: torch.device | str) -> PackedInt8:
-    """The same matrix on another device, for ``product`` with activations there."""
-    tensors = {f.name: getattr(packed, f.name) for f in fields(packed)}
-    there: dict[str, Any] = {name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)}
-    return replace(packed, **there)
-
-
 # ---------------------------------------------------------------------- products
 
 
@@ -134,9 +127,7 @@ def prepared(x: Float[Tensor, "n in"], packed: PackedInt8, out: Float[Tensor, "n
     assert x.dtype == out.dtype == torch.float32
     given = [native.pointer(t) for t in (x, packed.tiles, packed.scales, out)]
     sizes = (len(x), packed.rows, packed.columns, torch.get_num_threads())
-    call = partial(native.function("int8_product", "ppppiiii"), *given, *sizes)
-    kept = (x, packed, out)  # the addresses are theirs
-    return lambda: (call(), kept)[0]
+    return Prepared(partial(native.function("int8_product", "ppppiiii"), *given, *sizes), (x, packed, out))
 
 
 def reference(x: Float[Tensor, "n in"], packed: PackedInt8) -> Float[Tensor, "n out"]:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from triloop.kernels import native
+from triloop.kernels.products import Prepared
 from triloop.kernels.train import product_type
 
 __all__ = ["Product", "lay_out", "prepared", "room", "tally", "usable"]
@@ -54,7 +55,8 @@ def prepared(
     """The call that writes x weight^T + bias into ``out``, for lists of calls on the same memory, all of it contiguous."""
     p = native.pointer
     sizes = (len(x), x.shape[1], out.shape[1], torch.get_num_threads())
-    return partial(native.function("panel_product", "ppppiiii"), p(x), p(panels), p(bias), p(out), *sizes)
+    call = partial(native.function("panel_product", "ppppiiii"), p(x), p(panels), p(bias), p(out), *sizes)
+    return Prepared(call, (x, panels, bias, out))
 
 
 def tally() -> tuple[int, float]:
@@ -70,9 +72,8 @@ def tally() -> tuple[int, float]:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
     outputs, inputs = weight.shape[::-1] if transposed else weight.shape
     panels = lay_out(weight.contiguous(), room(outputs, inputs), transposed=transposed)
-    # A call knows addresses only: what it reads has to have a name until it is done.
-    x, bias, out = x.contiguous(), None if bias is None else bias.contiguous(), x.new_empty(len(x), outputs)
-    prepared(x, panels, bias, out)()
+    out = x.new_empty(len(x), outputs)
+    prepared(x.contiguous(), panels, None if bias is None else bias.contiguous(), out)()
     return out
 
 

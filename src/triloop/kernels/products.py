@@ -1,14 +1,40 @@
-"""What a module that stands in for a linear offers a decoding step: its product on fixed memory, without gradients."""
+"""What products on fixed memory have in common: the calls of a decoding step, and the records that they read."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["OwnProduct"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["OwnProduct", "Prepared", "moved"]
+
+Record = TypeVar("Record", bound="DataclassInstance")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A kernel with its addresses, and the memory behind them, which lives as long as the call."""
+
+    call: Callable[[], object]
+    kept: tuple[object, ...]
+
+    def __call__(self) -> None:
+        self.call()
+
+
+def moved(packed: Record, device: torch.device | str) -> Record:
+    """The same packed matrix on another device, for products with activations there."""
+    tensors = {f.name: getattr(packed, f.name) for f in fields(packed)}
+    there: dict[str, Any] = {name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)}
+    return replace(packed, **there)
 
 
 class OwnProduct(ABC):

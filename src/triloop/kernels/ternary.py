@@ -23,9 +23,8 @@ a Triton kernel from the same layout, and by torch where Triton does not work; b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int8, Int32, UInt8
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from triloop.errors import UsageError
 from triloop.kernels import native, ternary_triton
+from triloop.kernels.products import Prepared, moved
 from triloop.kernels.rows import quantise_rows, torch_blocks, torch_rows
 
 __all__ = [
@@ -243,17 +243,6 @@ def _elsewhere(x: Tensor, packed: PackedTernary, block: int) -> Tensor:
     return ternary_triton.multiply(q, scale, packed.tiles, packed.scales, packed.shifts, **sizes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A kernel with its addresses, and the memory behind them."""
-
-    call: Callable[[], object]
-    kept: tuple[object, ...]
-
-    def __call__(self) -> None:
-        self.call()
-
-
 def prepared(
     x: Float[Tensor, "n in"], packed: PackedTernary, out: Float[Tensor, "n out"], *, block: int = 0
 ) -> Callable[[], object]:
@@ -269,14 +258,7 @@ def prepared(
     p = native.pointer
     given = (p(x), p(packed.tiles), p(packed.scales), p(packed.shifts), p(out))
     sizes = (len(x), packed.rows, packed.columns, packed.group, block, _threads())
-    return _Prepared(partial(native.function("ternary_product", "pppppiiiiii"), *given, *sizes), (x, packed, out))
-
-
-def moved(packed: PackedTernary, device: torch.device | str) -> PackedTernary:
-    """The same matrix on another device, for ``product`` with activations there."""
-    tensors = {f.name: getattr(packed, f.name) for f in fields(packed)}
-    there: dict[str, Any] = {name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)}
-    return replace(packed, **there)
+    return Prepared(partial(native.function("ternary_product", "pppppiiiiii"), *given, *sizes), (x, packed, out))
 
 
 def integer_product(q: Int8[Tensor, "n in"], packed: PackedTernary) -> Int32[Tensor, "n out"]:

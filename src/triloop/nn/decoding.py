@@ -232,8 +232,8 @@ class KernelDecoding:
             return d.logits(last)
         if HEAD not in self._panels:
             return last.to(self._head.dtype) @ self._head.t()
-        last, logits = last.float().contiguous(), torch.empty(len(last), len(self._head))
-        panels.prepared(last, self._panels[HEAD], None, logits)()
+        logits = torch.empty(len(last), len(self._head))
+        panels.prepared(last.float(), self._panels[HEAD], None, logits)()
         return logits
 
     def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:

@@ -15,7 +15,17 @@ from torch import Tensor
 from triloop.kernels.rows import BLOCK, quantise_blocks, quantise_rows
 from triloop.ternary.quantisers import FLOOR, spread
 
-__all__ = ["PACKED", "Rows", "elastic", "elastic_range", "elastic_start", "int8", "int8_blocks", "unquantised"]
+__all__ = [
+    "PACKED",
+    "Rows",
+    "elastic",
+    "elastic_range",
+    "elastic_start",
+    "int8",
+    "int8_blocks",
+    "quantised",
+    "unquantised",
+]
 
 PACKED = {"int8": 0, "int8-256": BLOCK}
 """Activations that the packed kernels quantise themselves, and the neighbours that share a scale; 0: all of a row."""
@@ -60,6 +70,17 @@ def int8_blocks(x: Float[Tensor, "n in"]) -> tuple[Float[Tensor, "n in"], Rows]:
     """
     codes, scale = quantise_blocks(x.detach())
     return x, Rows(codes=codes, scale=scale, block=BLOCK)
+
+
+def quantised(
+    name: str, x: Float[Tensor, "n in"], scale: Tensor | None, zero: Tensor | None, bits: int
+) -> tuple[Float[Tensor, "n in"], Rows]:
+    """By the name in ``config.ACTIVATIONS``; scale, zero and bits are those of elastic activations."""
+    if name == "none":
+        return unquantised(x)
+    if scale is None or zero is None:
+        return int8_blocks(x) if name == "int8-256" else int8(x)
+    return elastic(x, scale, zero, bits)
 
 
 def elastic_range(bits: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from triloop.errors import ConfigError
 from triloop.kernels import int8
 from triloop.kernels.products import OwnProduct
-from triloop.kernels.ternary import quantise_rows
+from triloop.kernels.rows import quantise_rows
 from triloop.ternary.linear import stamp
 
 __all__ = ["Int8Head"]

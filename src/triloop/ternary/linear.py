@@ -122,11 +122,8 @@ class TernaryLinear(nn.Module, OwnProduct):
         return y.to(product_type(x)).view(*x.shape[:-1], self.out_features)
 
     def _rows(self, x: Tensor) -> tuple[Tensor, activations.Rows]:
-        if self.config.activations == "none":
-            return activations.unquantised(x)
-        if self.input_scale is None or self.input_zero is None:
-            return activations.int8_blocks(x) if self.config.activations == "int8-256" else activations.int8(x)
-        return activations.elastic(x, self.input_scale, self.input_zero, self.config.activation_bits)
+        c = self.config
+        return activations.quantised(c.activations, x, self.input_scale, self.input_zero, c.activation_bits)
 
     def _differentiable(self) -> tuple[Tensor, Tensor | None, Quantised]:
         w_hat, more, weight = trained(self.weight, self.config, self.learned())

@@ -87,12 +87,8 @@ class FixedLinear(nn.Module, OwnProduct):
         return x if norm is None else F.rms_norm(x, (self.in_features,), norm, self._given.norm_eps)
 
     def _rows(self, x: Tensor) -> activations.Rows:
-        linear = self._given
-        if linear.activations == "none":
-            return activations.unquantised(x)[1]
-        if linear.input_scale is None or linear.input_zero is None:
-            return (activations.int8_blocks if linear.activations == "int8-256" else activations.int8)(x)[1]
-        return activations.elastic(x, linear.input_scale, linear.input_zero, linear.activation_bits)[1]
+        g = self._given
+        return activations.quantised(g.activations, x, g.input_scale, g.input_zero, g.activation_bits)[1]
 
     def extra_repr(self) -> str:
         """What ``print`` tells."""
