@@ -143,10 +143,12 @@ def test_weights_too_large_to_be_held_twice(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("kept", [0, 1 << 25])
 def test_rest_changes_nothing(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding_module, "KEPT", kept)
-    decoding = KernelDecoding(decoder())
+    decoding = KernelDecoding(decoder(intermediate_size=1000))
     before = run(decoding)
     decoding.rest()
-    assert bool(decoding._panels) == bool(kept)
+    if sys.platform == "linux":  # pages that went back to the system read as zeros
+        largest = max(decoding._panels.values(), key=len)
+        assert len(largest) > 20_000 and bool(largest[4096:-4096].any()) == bool(kept)
     torch.testing.assert_close(run(decoding), before, atol=0, rtol=0)
 
 

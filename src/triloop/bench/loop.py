@@ -96,7 +96,8 @@ class Loop:
         c, s, size = self.policy.decoder.config, self.samples, self.policy.precision.itemsize
         work = prefill(c, s, size, self.packed, self.head) + decoding(c, s, size, self.packed, self.head)
         rollout = floor(work, limits.decode, limits.bandwidth)
-        return rollout + floor(learning(c, s, size, passes(self.policy, s)), limits.learn, limits.bandwidth)
+        update = learning(c, s, size, passes(self.policy, s), self.policy.kept_tokens)
+        return rollout + floor(update, limits.learn, limits.bandwidth)
 
     def close(self) -> None:
         """Remove the run."""

@@ -85,9 +85,10 @@ def decoding(c: DecoderConfig, s: Samples, itemsize: int, packed: bool = False, 
     return Work(flops=flops, bytes=steps * _weight_bytes(c, itemsize, packed, head) + itemsize * entries * _kv(c))
 
 
-def learning(c: DecoderConfig, s: Samples, itemsize: int, passes: int = 1) -> Work:
+def learning(c: DecoderConfig, s: Samples, itemsize: int, passes: int = 1, kept: int = 0) -> Work:
     """One optimiser step in ``passes`` micro-batches: forward, backward at twice its FLOPs, AdamW. Logits only where a
-    completion's token is predicted; its last token predicts nothing. Activations are not counted among the bytes."""
+    completion's token is predicted; its last token predicts nothing. The projections of ``kept`` tokens were computed in
+    sampling and are not computed again. Activations are not counted among the bytes."""
     steps = s.length - 1
     own = steps * token_flops(c) + s.length * head_flops(c)
     forward = sum(
@@ -95,7 +96,7 @@ def learning(c: DecoderConfig, s: Samples, itemsize: int, passes: int = 1) -> Wo
         for p in s.prompts
     )
     per_pass = _weights(c) * (2 * itemsize + _FP32)  # read forward and backward, gradient written
-    return Work(flops=3 * forward, bytes=passes * per_pass + c.parameters * _ADAMW_BYTES)
+    return Work(flops=3 * forward - kept * token_flops(c), bytes=passes * per_pass + c.parameters * _ADAMW_BYTES)
 
 
 def _weights(c: DecoderConfig) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "describe", "function", "identity", "pointer", "suffix", "ternary_level"]
+__all__ = ["available", "describe", "function", "identity", "let_go", "pointer", "suffix", "ternary_level"]
 
-ABI = 7
+ABI = 8
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
 
 REBUILD = "build them with: python -m pip install -e . (needs a C++17 compiler such as g++)"
@@ -83,6 +83,15 @@ def function(name: str, arguments: str) -> Callable[..., None]:
         raise KeyError(f"no compiled kernel {name!r}")
     kinds: list[Any] = [{"p": ctypes.c_void_p, "i": ctypes.c_long, "f": ctypes.c_float}[a] for a in arguments]
     return ctypes.CFUNCTYPE(None, *kinds)(address)
+
+
+def let_go(x: Tensor) -> None:
+    """Give the memory behind a contiguous tensor back to the system until it is written again; the address stays, the
+    numbers are lost."""
+    library = _library()[0]
+    address = pointer(x)
+    if library is not None and address is not None:
+        library.triloop_let_go(ctypes.c_void_p(address), ctypes.c_size_t(x.nbytes))
 
 
 def pointer(x: Tensor | None) -> int | None:

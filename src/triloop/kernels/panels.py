@@ -20,7 +20,7 @@ from triloop.kernels import native
 from triloop.kernels.products import Prepared
 from triloop.kernels.train import product_type
 
-__all__ = ["Product", "lay_out", "prepared", "room", "tally", "usable"]
+__all__ = ["Known", "Product", "lay_out", "prepared", "room", "tally", "usable"]
 
 WIDEST = 32
 """Outputs of a panel, at most."""
@@ -86,11 +86,28 @@ class Product(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = ctx.needs_input_grad
-        return (
-            _product(grad, weight, None, transposed=True) if to_x else None,
-            grad.t() @ x if to_weight else None,
-            grad.sum(0) if to_bias else None,
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, grad)
+
+
+class Known(torch.autograd.Function):
+    """A ``Product`` whose answer [n, out] is known: only its gradients are computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, answer: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, grad), None
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
+    return (
+        _product(grad, weight, None, transposed=True) if to_x else None,
+        grad.t() @ x if to_weight else None,
+        grad.sum(0) if to_bias else None,
+    )

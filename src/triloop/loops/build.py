@@ -158,6 +158,7 @@ def load_policy(config: RunConfig, algorithm: Algorithm | None = None) -> Policy
         "optim": config.optim,
         "precision": pick_precision(config.precision, device),
         "micro_tokens": config.micro_tokens,
+        "keep_bytes": config.keep_mb if config.keep_mb < 0 else config.keep_mb << 20,
         "temperature": config.sampling.temperature,
         "entropy": algorithm is not None and algorithm.needs_entropy,
     }

@@ -131,6 +131,9 @@ class RunConfig:
     learner corrects. Saves time where sampling and learning find a core each."""
     micro_tokens: int = 0
     """Tokens of one forward and backward pass: lower it to save memory. 0 is a number by the policy's size."""
+    keep_mb: int = -1
+    """Most megabytes of what sampling computes that wait for the learner, which would compute the same again: saves time,
+    changes no result. -1 is a number by the policy's size, 0 keeps nothing."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -155,6 +158,8 @@ class RunConfig:
             raise ConfigError(f"verifier_timeout is {self.verifier_timeout}; expected seconds above 0")
         if not -1 <= self.abstain_value <= 1:
             raise ConfigError(f"abstain_value is {self.abstain_value}; expected -1 to 1")
+        if self.keep_mb < -1:
+            raise ConfigError(f"keep_mb is {self.keep_mb}; expected megabytes, or -1 for a number by size")
         if self.micro_tokens and self.micro_tokens < 64:
             raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 64, or 0 for a number by size")
         if self.loop == "expert_iteration" and self.algorithm.name != "rest_em":

@@ -78,7 +78,7 @@ def rollout(shop: Workshop, state: LoopState) -> Rollout:
     Once somebody has interrupted, nothing more is judged, and what comes back is not a round.
     """
     c = shop.config
-    tag = Tag(seed=c.seed, round=state.round + 1)
+    tag = Tag(seed=c.seed, round=state.round + 1, learned=c.loop == "outcome_rl" and not c.pipeline)
     cursor, taken = dict(state.cursor), set[str]()
     episodes: list[Episode] = []
     sample_seconds = judge_seconds = 0.0

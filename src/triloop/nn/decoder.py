@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,21 @@ from triloop.nn.lean import Embedding
 from triloop.nn.packing import Packing, gathered, packing, spread
 from triloop.nn.rope import rope_frequencies
 
-__all__ = ["Decoder", "DecoderConfig", "KVCache", "Layer", "Packing", "RMSNorm", "packing"]
+__all__ = [
+    "Answer",
+    "Decoder",
+    "DecoderConfig",
+    "KVCache",
+    "Layer",
+    "Packing",
+    "Projection",
+    "RMSNorm",
+    "multiplied",
+    "packing",
+]
+
+Projection = Literal["qkv", "out", "gate_up", "down"]
+"""The matrices of a layer, by their names in it."""
 
 COMPILED = 2048
 """Longest sequences, in tokens, that the compiled attention takes; torch's takes longer ones.
@@ -37,6 +51,16 @@ Forward and backward in fp32 on one core of an AMD Milan (AVX2), torch's time as
 tokens of unshared sequences and heads of 32 | 64: length 64 1.8 | 2.1, 512 2.5 | 2.1, 1024 1.7 | 1.4, 2048 1.4 | 1.1,
 4096 1.2 | 0.9. In bf16, which that processor emulates, and with shared beginnings torch's is slower still.
 """
+
+
+Answer = Callable[[int, Projection, nn.Module, Tensor], Tensor]
+"""(index of a layer, one of its projections, that module, what it reads [tokens, in]) -> what it answers [tokens, out]."""
+
+
+def multiplied(index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
+    """What the module says."""
+    answer: Tensor = module(x)
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,22 +289,20 @@ class Decoder(nn.Module):
         return self.head(hidden)
 
     def packed(
-        self, ids: Int[Tensor, " tokens"], where: Packing, keep: Callable[[int, Tensor], None] | None = None
+        self, ids: Int[Tensor, " tokens"], where: Packing, answer: Answer = multiplied
     ) -> Float[Tensor, "total hidden"]:
         """Hidden states after the final norm, one for each token of the sequences laid end to end. Differentiable.
 
-        ``keep`` is shown what every layer's ``qkv`` answers, [tokens, (heads + 2 kv_heads) * dim].
+        ``answer`` says what the layers' projections answer.
         """
         x: Tensor = self.embed(ids)
         attend, delta = self._attention(x, where), None
         for i, layer in enumerate(self.blocks):
             x, normed = add_norm(x, delta, layer.norm1.weight, layer.norm1.eps)
-            joint = layer.qkv(normed)
-            if keep is not None:
-                keep(i, joint)
-            mixed = layer.out(attend(layer, joint))
+            joint = answer(i, "qkv", layer.qkv, normed)
+            mixed = answer(i, "out", layer.out, attend(layer, joint))
             x, normed = add_norm(x, mixed, layer.norm2.weight, layer.norm2.eps)
-            delta = layer.down(swiglu(layer.gate_up(normed)))
+            delta = answer(i, "down", layer.down, swiglu(answer(i, "gate_up", layer.gate_up, normed)))
         _, last = add_norm(x, delta, self.norm.weight, self.norm.eps, exact=True)
         return last if where.order is None else last.index_select(0, where.order)
 

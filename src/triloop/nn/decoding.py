@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from triloop.kernels import native, panels, train
 from triloop.kernels.products import OwnProduct
-from triloop.nn.decoder import Decoder, KVCache, Layer, RMSNorm
+from triloop.nn.answers import NONE, Answers
+from triloop.nn.decoder import Decoder, KVCache, Layer, Projection, RMSNorm, multiplied
 from triloop.nn.fused import Linear
 from triloop.nn.packing import packing
 
@@ -40,13 +41,15 @@ HEAD = 0
 """Which of them is the output head's; the others go by the ids of their modules."""
 
 KEPT = 1 << 25
-"""Most bytes of these that stay between rollouts, when the learner needs memory."""
+"""Most bytes of these, and of the cache, that stay between rollouts, when the learner needs memory."""
 
 
 class Decoding(Protocol):
     """Rows are numbered 0..rows-1. Position 0 marks a row that is free: what is computed for it means nothing."""
 
     rows: int
+    kept: Int[Tensor, " n"]
+    """Where the answers are (``keep``): of every row of the last ``decode``, or every token of the last ``prefill``."""
 
     def bytes_per_row(self, length: int) -> int:
         """Memory of the cache for one row of this length."""
@@ -73,6 +76,11 @@ class Decoding(Protocol):
         """
         ...
 
+    def keep(self, answers: Answers | None) -> bool:
+        """Keep there what the projections answer to what is read from now on. False, and nothing is kept, where a learner
+        would not compute the same to the last bit."""
+        ...
+
     def rest(self) -> None:
         """Let go of memory that only sampling needs, where it is much; ``reset`` takes it again."""
         ...
@@ -95,7 +103,7 @@ class TorchDecoding:
     """On any device, by torch's operations."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.rows = decoder, 0
+        self.decoder, self.rows, self.kept = decoder, 0, torch.empty(0, dtype=torch.long)
 
     def bytes_per_row(self, length: int) -> int:
         c = self.decoder.config
@@ -118,6 +126,9 @@ class TorchDecoding:
         d = self.decoder.device
         return self.decoder.decode(tokens.to(d), positions.to(d), self.cache, span)
 
+    def keep(self, answers: Answers | None) -> bool:
+        return False
+
     def rest(self) -> None:
         """Nothing."""
 
@@ -130,10 +141,12 @@ class KernelDecoding:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.rows, self.length = decoder, 0, 0
+        self.decoder, self.rows, self.length, self.kept = decoder, 0, 0, torch.empty(0, dtype=torch.long)
         self._room = 0
         self._made_for: tuple[int, ...] = ()
-        self._steps: dict[int, list[Callable[[], object]]] = {}
+        self._steps: dict[tuple[int, bool], list[Callable[[], object]]] = {}
+        self._answers: Answers | None = None
+        self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
         self._panels: dict[int, Tensor] = {}
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
@@ -162,9 +175,18 @@ class KernelDecoding:
         self._lay_out()
         self.rows = rows
 
+    def keep(self, answers: Answers | None) -> bool:
+        same = all(id(m) in self._panels for m in _projections(self.decoder))
+        self._answers = answers if same else None
+        if self._answers not in (None, self._kept_in):
+            self._steps, self._kept_in = {}, self._answers
+        return self._answers is not None
+
     def rest(self) -> None:
-        if sum(p.nbytes for p in self._panels.values()) > KEPT:
-            self._panels, self._steps = {}, {}
+        for memory in (list(self._panels.values()), [*self._keys, *self._values]):
+            if sum(m.nbytes for m in memory) > KEPT:
+                for m in memory:
+                    native.let_go(m)
 
     def _lay_out(self) -> None:
         """The weights as they stand now, for products in fp32; none when they are too large to be held twice."""
@@ -195,6 +217,7 @@ class KernelDecoding:
         wide = _up(rows, 4)
         self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
         self._x, self._normed = torch.zeros(wide, c.hidden_size), torch.zeros(wide, c.hidden_size, dtype=kind)
+        self._slots = torch.full((wide,), NONE)
         self._delta, self._last = torch.zeros_like(self._normed), torch.zeros_like(self._x)
         self._qkv = torch.zeros(wide, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, dtype=kind)
         self._mixed = torch.zeros(wide, c.num_heads * c.head_dim, dtype=kind)
@@ -218,15 +241,22 @@ class KernelDecoding:
         where = packing(lengths.tolist())
         row = rows.repeat_interleave(lengths)
 
-        def keep(index: int, joint: Tensor) -> None:
-            cos, sin, _, key_norm = self._turned(d.blocks[index])
-            given = (joint.contiguous(), row, where.positions, cos, sin, key_norm)
-            into = (self._keys[index], self._values[index])
-            sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self.length)
-            self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
+        if self._answers is not None:
+            self.kept = self._answers.take(torch.ones_like(row, dtype=torch.bool))
+
+        def answer(index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
+            y = multiplied(index, name, module, x).contiguous()
+            if self._answers is not None:
+                self._answers.keeper(index, name, y, self.kept)()
+            if name == "qkv":
+                cos, sin, _, key_norm = self._turned(d.blocks[index])
+                given, into = (y, row, where.positions, cos, sin, key_norm), (self._keys[index], self._values[index])
+                sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self.length)
+                self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
+            return y
 
         seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        hidden = d.packed(ids[seen], where, keep)
+        hidden = d.packed(ids[seen], where, answer)
         last = hidden[lengths.cumsum(0) - 1]
         if self._own_head is not None:
             return d.logits(last)
@@ -255,9 +285,13 @@ class KernelDecoding:
         wide = n if self.rows < 4 else _up(n, 4)  # one row alone is a product with a vector, several times as fast
         self._token[:n], self._position[:n] = tokens, positions
         self._token[n:wide], self._position[n:wide] = 0, 0
-        calls = self._steps.get(wide)
+        if self._answers is not None:
+            self.kept = self._slots[:n] = self._answers.take(positions > 0)
+            self._slots[n:wide] = NONE
+        kind = (wide, self._answers is not None)
+        calls = self._steps.get(kind)
         if calls is None:
-            calls = self._steps[wide] = self._step(wide)
+            calls = self._steps[kind] = self._step(wide)
         for call in calls:
             call()
         return self._logits[:n]
@@ -296,16 +330,24 @@ class KernelDecoding:
 
     def _layer(self, i: int, layer: Layer, n: int, following: RMSNorm, into: Tensor) -> list[Callable[[], object]]:
         normed, x, delta = self._normed[:n], self._x[:n], self._delta[:n]
+        qkv, gate_up = self._qkv[:n], self._gate_up[:n]
         return [
-            self._product(normed, layer.qkv, self._qkv[:n]),
+            self._product(normed, layer.qkv, qkv),
+            *self._keeper(i, "qkv", qkv),
             self._attend(i, layer, n),
             self._product(self._mixed[:n], layer.out, delta),
+            *self._keeper(i, "out", delta),
             self._norm(x, delta, layer.norm2, normed),
-            self._product(normed, layer.gate_up, self._gate_up[:n]),
+            self._product(normed, layer.gate_up, gate_up),
+            *self._keeper(i, "gate_up", gate_up),
             self._swiglu(n),
             self._product(self._inner[:n], layer.down, delta),
+            *self._keeper(i, "down", delta),
             self._norm(x, delta, following, into),
         ]
+
+    def _keeper(self, i: int, name: Projection, rows: Tensor) -> list[Callable[[], object]]:
+        return [] if self._answers is None else [self._answers.keeper(i, name, rows, self._slots[: len(rows)])]
 
     def _product(self, x: Tensor, layer: nn.Module, out: Tensor) -> Callable[[], object]:
         if isinstance(layer, OwnProduct):

@@ -41,10 +41,14 @@ class LearnerSettings:
     """Whether losses are shown the entropy; it costs a pass over the logits."""
     cache_bytes: int = 2 << 30
     """Most memory of the rollout's key-value cache; fewer rows are in flight when ``sampling.slots`` would not fit."""
+    keep_bytes: int = -1
+    """Most memory of what sampling computes and learning need not compute again; -1: by the policy's size, 0: none."""
 
     def __post_init__(self) -> None:
         if self.micro_tokens < 0:
             raise ConfigError(f"micro_tokens is {self.micro_tokens}; expected at least 1, or 0 for a number by size")
+        if self.keep_bytes < -1:
+            raise ConfigError(f"keep_bytes is {self.keep_bytes}; expected a number of bytes, or -1 for one by size")
 
 
 class Network(Protocol):

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from triloop.learn.batch import TokenBatch
 from triloop.learn.update import LossFn
-from triloop.nn.decoder import Decoder
+from triloop.nn.answers import Answers, numbers_per_token
+from triloop.nn.decoder import Answer, Decoder, multiplied
 from triloop.nn.lora import add_lora, effective_state, lora_modules, merge_lora
-from triloop.nn.packing import prefix_tree
+from triloop.nn.packing import Packing, prefix_tree
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.completions import Completer
 from triloop.policies.engine import Hooks, LogitMask, Respond, never
@@ -43,6 +44,8 @@ class NativeNetwork:
 
     decoder: Decoder
     precision: torch.dtype
+    known: Callable[[Sequence[Sequence[int]], Packing], Answer | None] | None = None
+    """What need not be computed again of a pack of these sequences."""
 
     @property
     def vocab_size(self) -> int:
@@ -64,8 +67,9 @@ class NativeNetwork:
     def hidden(self, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "tokens width"]:
         device = self.decoder.device
         ids, where = prefix_tree(sequences, device)
+        answer = None if self.known is None else self.known(sequences, where)
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.decoder.packed(ids, where)
+            return self.decoder.packed(ids, where, answer or multiplied)
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocab"]:
         return self.decoder.logits(hidden.to(self.decoder.dtype))
@@ -76,7 +80,8 @@ class NativePolicy:
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, **settings: Any) -> None:
         self.decoder, self.tokenizer, self.settings = decoder, tokenizer, LearnerSettings(**settings)
-        self.learner = Learner(NativeNetwork(decoder, self.settings.precision), self.settings)
+        self.learner = Learner(NativeNetwork(decoder, self.settings.precision, self._known), self.settings)
+        self._answers: Answers | None = None
         self._completer = Completer(tokenizer=tokenizer, max_positions=decoder.config.max_positions)
         self._fast: Decoder | None = None
         self._fast_version = -1
@@ -130,6 +135,7 @@ class NativePolicy:
         sampler = self._sampler()
         if self._stepper is None or self._stepper.decoder is not sampler:
             self._stepper = NativeStepper(sampler, cache_bytes=self.settings.cache_bytes)
+        self._stepper.answers = self._kept_for(sampler) if tag.learned else None
         hooks = Hooks(respond=respond, logit_mask=logit_mask, interrupted=interrupted)
         done = self._completer.complete(self._stepper, prompts, n, sampling, tag, version=self.version, hooks=hooks)
         self._stepper.rest()
@@ -148,6 +154,35 @@ class NativePolicy:
 
     def optim_step(self, lr: float) -> dict[str, float]:
         return self.learner.optim_step(lr)
+
+    # ------------------------------------------------------------------ what the sampler computed
+
+    def _kept_for(self, sampler: Decoder) -> Answers | None:
+        """Room for what this sampler computes and the learner would compute again; None where there is none."""
+        if sampler is not self.decoder or self.device.type != "cpu":
+            return None
+        if self._answers is None:
+            token = 4 * numbers_per_token(self.decoder.config)
+            room = self.settings.keep_bytes
+            if room < 0:
+                room = 4 * self.learner.network.floats_per_token * self.learner.micro_tokens
+            if room < token:
+                return None
+            self._answers = Answers(self.decoder.config, room // token)
+        self._answers.begin(self._stamp())
+        return self._answers
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens of the last samples to learn from whose answers the learner need not compute."""
+        return 0 if self._answers is None else self._answers.tokens
+
+    def _known(self, sequences: Sequence[Sequence[int]], where: Packing) -> Answer | None:
+        return None if self._answers is None else self._answers.find(self._stamp(), sequences, where)
+
+    def _stamp(self) -> object:
+        """Changes with every weight: fused optimisers do not count theirs (torch 2.13), the version does."""
+        return self.version, *((p.data_ptr(), p._version) for p in self.decoder.parameters())
 
     # ------------------------------------------------------------------ weights
 
@@ -178,7 +213,7 @@ class NativePolicy:
     def ternarise(self, config: TernaryConfig) -> None:
         """Quantise the layers' linears from now on, and the head if asked; the weights train on behind their codes."""
         ternarised(self.decoder, config)
-        self._stepper = None  # it holds calls of the products as they were
+        self._stepper = self._answers = None  # they hold calls of the products as they were, and what they answered
         self.learner.forget()
 
     def use_int8_head(self) -> None:

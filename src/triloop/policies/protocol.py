@@ -36,6 +36,8 @@ class Tag:
     seed: int
     round: int
     purpose: str = "train"
+    learned: bool = False
+    """Whether the policy is to learn from these samples before its weights change: what it computes may then be kept."""
 
 
 class Sampler(Protocol):

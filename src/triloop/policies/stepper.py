@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from triloop.nn.answers import Answers
 from triloop.nn.decoder import Decoder
 from triloop.nn.decoding import decoding_of, padded
+from triloop.policies.histories import Histories
 from triloop.policies.homes import Homes
 
 __all__ = ["NativeStepper"]
@@ -30,6 +32,9 @@ class NativeStepper:
     def __init__(self, decoder: Decoder, *, prefill_tokens: int = 16384, cache_bytes: int = 2 << 30) -> None:
         self.decoder, self.prefill_tokens, self.cache_bytes = decoder, prefill_tokens, cache_bytes
         self.decoding = decoding_of(decoder)
+        self.answers: Answers | None = None
+        """Where to keep what the learner would compute again, if anywhere."""
+        self._histories: Histories | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -39,6 +44,9 @@ class NativeStepper:
         rows = max(1, min(rows, self.cache_bytes // self.decoding.bytes_per_row(length)))
         self.decoding.reset(rows, length)
         self.homes = Homes(rows)
+        self._end()
+        if self.decoding.keep(self.answers) and self.answers is not None:
+            self._histories = Histories(self.answers, rows, length)
         return rows
 
     def admit(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> Float[Tensor, "new vocab"]:
@@ -46,10 +54,14 @@ class NativeStepper:
         distinct, source = list(place), torch.tensor([place[p] for p in prompts])
         homes = self.homes.give(rows, source, len(distinct))
         at_once = max(1, self.prefill_tokens // max(map(len, distinct)))
-        logits = [
-            self.decoding.prefill(*padded(distinct[first : first + at_once]), homes[first : first + at_once])
-            for first in range(0, len(distinct), at_once)
-        ]
+        logits, kept = [], list[Tensor]()
+        for first in range(0, len(distinct), at_once):
+            part = distinct[first : first + at_once]
+            logits.append(self.decoding.prefill(*padded(part), homes[first : first + at_once]))
+            if self._histories is not None:
+                kept.append(self.decoding.kept)
+        if self._histories is not None:
+            self._histories.start(rows, distinct, source, torch.cat(kept))
         joint = torch.cat(logits)
         return joint.index_select(0, source.to(joint.device))
 
@@ -61,11 +73,22 @@ class NativeStepper:
             if len(into):
                 self.decoding.fork(into, source, span - 1)
         logits = self.decoding.decode(todo.tokens, todo.positions, span)
-        return logits.index_select(0, self.homes.of.clamp(min=0).to(logits.device)).float()
+        read = self.homes.of.clamp(min=0)
+        if self._histories is not None:
+            self._histories.append(tokens, positions, self.decoding.kept[read])
+        return logits.index_select(0, read.to(logits.device)).float()
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         self.homes.keep(rows)
+        if self._histories is not None:
+            self._histories.keep(rows)
 
     def rest(self) -> None:
         """Let go of memory that only sampling needs; the next ``open`` takes it again."""
+        self._end()
         self.decoding.rest()
+
+    def _end(self) -> None:
+        if self._histories is not None:
+            self._histories.end()
+        self._histories = None

@@ -9,6 +9,11 @@
 #include <cstring>
 #include <ctime>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include "parallel.h"
 
 #define ONE(name) {#name, (void*)&name},
@@ -75,11 +80,20 @@ void* ternary_kernel(const char* name);  // ternary.cpp, which has levels of its
 #define VISIBLE extern "C" __attribute__((visibility("default")))
 
 // Changes with the arguments of any kernel.
-VISIBLE int triloop_abi() { return 7; }
+VISIBLE int triloop_abi() { return 8; }
 
 VISIBLE const char* triloop_level() { return triloop::active.name; }
 
 VISIBLE const char* triloop_compiler() { return __VERSION__; }
+
+// The memory stays where it is, but for what stands in it: whole pages go back to the system until they are written again.
+VISIBLE void triloop_let_go(void* memory, size_t bytes) {
+#ifdef __linux__
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)memory;
+    const uintptr_t first = (start + page - 1) / page * page, end = (start + bytes) / page * page;
+    if (first < end) madvise((void*)first, end - first, MADV_DONTNEED);
+#endif
+}
 
 VISIBLE int triloop_threaded() { return GOMP_parallel != nullptr; }
 
