@@ -49,6 +49,22 @@ def test_micro_batches_cover_every_row_once_within_the_limit(batch: Batch) -> No
         list(micro_batches(batch, 0))
 
 
+def test_tokens_that_are_computed_once_count_once() -> None:
+    """Three groups of two rows: prompt of 3, then 1 + 2, 2 + 2 and 2 + 4 tokens, which begin alike for one or two."""
+    prompts = [[1, 2, 3]] * 2 + [[1, 2, 4]] * 2 + [[5, 2, 3]] * 2
+    batch = supervised_batch(prompts, [[7], [7, 8], [7, 8], [9, 8], [6, 6], [6, 6, 6, 6]])
+    counts = [4, 5, 8, 10, 15, 17]  # histories in the first so many rows
+    for limit in range(1, 20):
+        first = next(micro_batches(batch, limit, shared=100))
+        assert len(first) == max(1, sum(n <= limit for n in counts))
+    assert [len(p) for p in micro_batches(batch, 6, shared=100)] == [2, 1, 1, 1, 1], (
+        "each piece counts its own histories"
+    )
+    assert [len(p) for p in micro_batches(batch, 7, shared=100)] == [2, 2, 2]
+    assert [p.episode for p in micro_batches(batch, 14)] == [[0, 1, 2], [3, 4], [5]]
+    assert [p.episode for p in micro_batches(batch, 14, shared=5)] == [[0, 1, 2, 3], [4, 5]], "the last row is too long"
+
+
 def test_micro_batches_of_nothing(batch: Batch) -> None:
     assert list(micro_batches(batch.rows([]), 10)) == []
 

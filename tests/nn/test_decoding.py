@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from triloop.kernels.native import available
-from triloop.nn import decoding as decoding_module
+from triloop.nn import kernel_decoding as decoding_module
 from triloop.nn.decoder import Decoder, DecoderConfig
 from triloop.nn.decoding import Decoding, KernelDecoding, TorchDecoding, decoding_of, padded
 from triloop.nn.lora import LoraLinear

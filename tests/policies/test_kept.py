@@ -15,7 +15,7 @@ from triloop.errors import ConfigError
 from triloop.kernels import panels
 from triloop.kernels.native import available
 from triloop.loops.build import policy_path
-from triloop.nn import decoding
+from triloop.nn import kernel_decoding as decoding
 from triloop.nn.answers import Recalled, numbers_per_token
 from triloop.nn.packing import prefix_tree
 from triloop.policies.native import NativePolicy

@@ -66,7 +66,7 @@ class Train:
 
 def passes(policy: NativePolicy, samples: Samples) -> int:
     """Micro-batches of an optimiser step."""
-    tokens = samples.tokens + samples.group * sum(samples.prompts)
+    tokens = samples.tokens + sum(samples.prompts)  # a prompt once for its group
     return -(-tokens // policy.learner.micro_tokens)
 
 

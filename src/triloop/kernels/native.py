@@ -16,7 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "describe", "function", "identity", "let_go", "pointer", "suffix", "ternary_level"]
+__all__ = [
+    "available",
+    "describe",
+    "function",
+    "identity",
+    "let_go",
+    "pointer",
+    "reuse_memory",
+    "suffix",
+    "ternary_level",
+]
 
 ABI = 8
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
@@ -83,6 +93,12 @@ def function(name: str, arguments: str) -> Callable[..., None]:
         raise KeyError(f"no compiled kernel {name!r}")
     kinds: list[Any] = [{"p": ctypes.c_void_p, "i": ctypes.c_long, "f": ctypes.c_float}[a] for a in arguments]
     return ctypes.CFUNCTYPE(None, *kinds)(address)
+
+
+def reuse_memory() -> bool:
+    """Let this process keep up to 256 MB of freed memory at hand, where the C library's allocator can be told (glibc)."""
+    library = _library()[0]
+    return library is not None and bool(library.triloop_reuse_memory())
 
 
 def let_go(x: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from triloop.errors import ConfigError
 from triloop.learn.reduction import Denominators
 
-__all__ = ["Batch", "TokenBatch", "TokenOutputs", "micro_batches", "minibatches", "pad", "supervised_batch"]
+__all__ = ["AnyBatch", "Batch", "TokenBatch", "TokenOutputs", "micro_batches", "minibatches", "pad", "supervised_batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,23 +172,45 @@ def _row_size(batch: TokenBatch, i: int) -> int:
     return len(batch.prompt_tokens[i]) + len(batch.tokens[i])
 
 
-def micro_batches(batch: AnyBatch, max_tokens: int) -> Iterator[AnyBatch]:
+def micro_batches(batch: AnyBatch, max_tokens: int, *, shared: int = 0) -> Iterator[AnyBatch]:
     """Consecutive units, as many at a time as hold at most ``max_tokens`` tokens, prompts included.
 
-    Memory grows with tokens, not rows. A single unit (a row, or the rows that its loss reads together) longer than that
+    Memory grows with tokens, not rows. In rows of up to ``shared`` tokens those with the same history count once, for a
+    network that computes them once. A single unit (a row, or the rows that its loss reads together) longer than that
     stands alone. Losses of the pieces, taken with ``batch.denominators``, add up to the loss of the whole.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens} of a micro-batch: expected at least 1")
-    start, held = 0, 0
+    start, held = 0, _Held(batch, shared)
     for unit in batch.units():
-        size = sum(_row_size(batch, i) for i in unit)
-        if unit.start > start and held + size > max_tokens:
+        before = held.tokens
+        held.add(unit)
+        if unit.start > start and held.tokens > max_tokens and before:
             yield batch.rows(range(start, unit.start))
-            start, held = unit.start, 0
-        held += size
+            start, held = unit.start, _Held(batch, shared)
+            held.add(unit)
     if start < len(batch):
         yield batch.rows(range(start, len(batch)))
+
+
+class _Held:
+    """Tokens of the rows so far."""
+
+    def __init__(self, batch: TokenBatch, shared: int) -> None:
+        self.batch, self.shared, self.tokens = batch, shared, 0
+        self._after: dict[tuple[int, int], int] = {}  # a history by the one before it and its last token
+
+    def add(self, unit: range) -> None:
+        for i in unit:
+            size = _row_size(self.batch, i)
+            self.tokens += self._fresh(i) if size <= self.shared else size
+
+    def _fresh(self, i: int) -> int:
+        """Histories of this row that no row before it has."""
+        after, history, before = self._after, 0, len(self._after)
+        for token in chain(self.batch.prompt_tokens[i], self.batch.tokens[i]):
+            history = after.setdefault((history, token), len(after) + 1)
+        return len(after) - before
 
 
 def minibatches(batch: AnyBatch, n: int, order: Sequence[int] | None = None) -> list[AnyBatch]:

@@ -92,7 +92,7 @@ def policy_path(name: str) -> Path:
 
 
 def set_threads(wanted: int, policy: str = "", *, shared_by: int = 1) -> int:
-    """Fix the number of processor threads, of each of those that share the cores, and return it.
+    """Fix the number of processor threads, of each of those that share the cores, and return it; see to the memory.
 
     0 is one thread for a small ``policy`` (a name or directory) and all that this process may use for any other. One
     product of a small model takes microseconds; a second thread saves little of that, and while another process holds
@@ -100,6 +100,7 @@ def set_threads(wanted: int, policy: str = "", *, shared_by: int = 1) -> int:
     """
     threads = wanted or (1 if policy and _is_small(policy) else max(1, _available() // shared_by))
     torch.set_num_threads(threads)
+    native.reuse_memory()
     return threads
 
 

@@ -29,6 +29,7 @@ from triloop.nn.packing import Packing, gathered, packing, spread
 from triloop.nn.rope import rope_frequencies
 
 __all__ = [
+    "COMPILED",
     "Answer",
     "Decoder",
     "DecoderConfig",

@@ -1,47 +1,25 @@
 """A decoder with a cache for rows that advance one token at a time: what a rollout engine steps.
 
-Two of a kind. ``TorchDecoding`` runs everywhere. ``KernelDecoding`` runs on the processor: compiled kernels multiply in
-fp32, torch in bf16, and compiled kernels do the rest of a step without allocating anything; all steps share one set of
-buffers.
+Two of a kind. ``TorchDecoding`` runs everywhere, ``KernelDecoding`` (nn/kernel_decoding.py) on the processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from triloop.kernels import native, panels, train
+from triloop.kernels import native, train
 from triloop.kernels.products import OwnProduct
-from triloop.nn.answers import NONE, Answers
-from triloop.nn.decoder import Decoder, KVCache, Layer, Projection, RMSNorm, multiplied
+from triloop.nn.answers import Answers
+from triloop.nn.decoder import Decoder, KVCache
 from triloop.nn.fused import Linear
-from triloop.nn.packing import packing
+from triloop.nn.kernel_decoding import KernelDecoding, projections
 
 __all__ = ["Decoding", "KernelDecoding", "TorchDecoding", "decoding_of", "padded"]
-
-TILE = 16
-"""Positions of a tile of keys, and the multiple that lengths and values' depths are rounded up to (csrc/decode.inc)."""
-
-PLAIN_HEAD = 4096
-"""Up to this vocabulary the output head multiplies in fp32, as the learner's does: it is a small part of a step."""
-
-HEAD_BLOCK = 1024
-"""Tokens of a larger vocabulary multiplied at once: 1.1 to 1.7 times as fast as all of 32,000, at 4 to 256 rows."""
-
-
-LAID_OUT = 1 << 29
-"""Most bytes of weights that are laid out a second time for fast products (``kernels.panels``)."""
-
-HEAD = 0
-"""Which of them is the output head's; the others go by the ids of their modules."""
-
-KEPT = 1 << 25
-"""Most bytes of these, and of the cache, that stay between rollouts, when the learner needs memory."""
 
 
 class Decoding(Protocol):
@@ -89,14 +67,10 @@ class Decoding(Protocol):
 def decoding_of(decoder: Decoder) -> Decoding:
     """The fastest one for this decoder here."""
     # An adapter's weight is not all that it multiplies by.
-    known = all(type(m) in (nn.Linear, Linear) or isinstance(m, OwnProduct) for m in _projections(decoder))
+    known = all(type(m) in (nn.Linear, Linear) or isinstance(m, OwnProduct) for m in projections(decoder))
     if known and decoder.device.type == "cpu" and decoder.dtype in train.PRODUCTS and native.available():
         return KernelDecoding(decoder)
     return TorchDecoding(decoder)
-
-
-def _projections(decoder: Decoder) -> list[nn.Module]:
-    return [m for layer in decoder.blocks for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
 
 
 class TorchDecoding:
@@ -131,262 +105,6 @@ class TorchDecoding:
 
     def rest(self) -> None:
         """Nothing."""
-
-
-class KernelDecoding:
-    """On the processor, by compiled kernels; products in bf16, and with weights that are too large to lay out, are torch's.
-
-    The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses,
-    made once for each number of rows (rounded up to a multiple of 4 where there are as many).
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.rows, self.length, self.kept = decoder, 0, 0, torch.empty(0, dtype=torch.long)
-        self._room = 0
-        self._made_for: tuple[int, ...] = ()
-        self._steps: dict[tuple[int, bool], list[Callable[[], object]]] = {}
-        self._answers: Answers | None = None
-        self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
-        self._panels: dict[int, Tensor] = {}
-        self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
-        self._t = native.suffix(decoder.dtype)
-        self._write = native.function("cache_write" + self._t, "ppppppfppiiiii")
-        self._fork = native.function("cache_fork" + self._t, "ppppiiiiii")
-
-    # ------------------------------------------------------------------ memory
-
-    def bytes_per_row(self, length: int) -> int:
-        c = self.decoder.config
-        return (
-            c.num_layers * c.num_kv_heads * (c.head_dim + _up(c.head_dim)) * _up(length) * self.decoder.dtype.itemsize
-        )
-
-    def reset(self, rows: int, length: int) -> None:
-        length = _up(length)
-        stamp = (torch.get_num_threads(), length, *(p.data_ptr() for p in self.decoder.parameters()))
-        if stamp != self._made_for or rows > self._room:
-            self._allocate(rows, length)
-            self._made_for = stamp
-            self._steps = {}
-        if self._own:
-            self._steps = {}  # their calls hold weights as they stood when the calls were made
-        if self.decoder.dtype != torch.float32:
-            self._copy_small()
-        self._lay_out()
-        self.rows = rows
-
-    def keep(self, answers: Answers | None) -> bool:
-        same = all(id(m) in self._panels for m in _projections(self.decoder))
-        self._answers = answers if same else None
-        if self._answers not in (None, self._kept_in):
-            self._steps, self._kept_in = {}, self._answers
-        return self._answers is not None
-
-    def rest(self) -> None:
-        for memory in (list(self._panels.values()), [*self._keys, *self._values]):
-            if sum(m.nbytes for m in memory) > KEPT:
-                for m in memory:
-                    native.let_go(m)
-
-    def _lay_out(self) -> None:
-        """The weights as they stand now, for products in fp32; none when they are too large to be held twice."""
-        plain = {id(m): m.weight.detach() for m in _projections(self.decoder) if isinstance(m, nn.Linear)}
-        head = {} if self._own_head is not None else {HEAD: self._head}
-        weights = {k: w for k, w in (head | plain).items() if w.dtype == torch.float32}
-        if sum(w.nbytes for w in weights.values()) > LAID_OUT:
-            weights = {}
-        if self._panels.keys() != weights.keys():
-            self._panels, self._steps = {k: panels.room(*w.shape) for k, w in weights.items()}, {}
-        for key, weight in weights.items():
-            panels.lay_out(weight, self._panels[key])
-
-    def _copy_small(self) -> None:
-        """Bring the fp32 copies of small tensors up to date."""
-        for norm, copy in self._norms.values():
-            copy.copy_(norm.weight)
-        if self._own_head is None:
-            self._head.copy_(self.decoder.output_weight)
-
-    def _allocate(self, rows: int, length: int) -> None:
-        d, c = self.decoder, self.decoder.config
-        kind = d.dtype
-        self._room, self.length, self._threads = rows, length, torch.get_num_threads()
-        self._keys = [torch.empty(rows, c.num_kv_heads, length * c.head_dim, dtype=kind) for _ in d.blocks]
-        self._values = [torch.empty(rows, c.num_kv_heads, length, _up(c.head_dim), dtype=kind) for _ in d.blocks]
-        self._cos, self._sin = d.turns(length)
-        wide = _up(rows, 4)
-        self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
-        self._x, self._normed = torch.zeros(wide, c.hidden_size), torch.zeros(wide, c.hidden_size, dtype=kind)
-        self._slots = torch.full((wide,), NONE)
-        self._delta, self._last = torch.zeros_like(self._normed), torch.zeros_like(self._x)
-        self._qkv = torch.zeros(wide, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, dtype=kind)
-        self._mixed = torch.zeros(wide, c.num_heads * c.head_dim, dtype=kind)
-        self._gate_up = torch.zeros(wide, 2 * c.intermediate_size, dtype=kind)
-        self._inner = torch.zeros(wide, c.intermediate_size, dtype=kind)
-        # Of fp32 weights these are the weights themselves.
-        self._own_head, kind = _own_product(d.head), torch.float32
-        if self._own_head is None:
-            small = c.vocab_size <= PLAIN_HEAD
-            self._head = d.output_weight.detach().float() if small else d.output_weight.detach()
-            kind = self._head.dtype
-        self._logits = torch.zeros(wide, c.vocab_size, dtype=kind)
-        self._norms = {id(m): (m, m.weight.detach().float()) for m in d.modules() if isinstance(m, RMSNorm)}
-
-    # ------------------------------------------------------------------ rows
-
-    @torch.no_grad()
-    def prefill(self, ids: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
-        """As the learner reads sequences, to the last bit where it runs on the same kernels."""
-        d, c = self.decoder, self.decoder.config
-        where = packing(lengths.tolist())
-        row = rows.repeat_interleave(lengths)
-
-        if self._answers is not None:
-            self.kept = self._answers.take(torch.ones_like(row, dtype=torch.bool))
-
-        def answer(index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
-            y = multiplied(index, name, module, x).contiguous()
-            if self._answers is not None:
-                self._answers.keeper(index, name, y, self.kept)()
-            if name == "qkv":
-                cos, sin, _, key_norm = self._turned(d.blocks[index])
-                given, into = (y, row, where.positions, cos, sin, key_norm), (self._keys[index], self._values[index])
-                sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self.length)
-                self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
-            return y
-
-        seen = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        hidden = d.packed(ids[seen], where, answer)
-        last = hidden[lengths.cumsum(0) - 1]
-        if self._own_head is not None:
-            return d.logits(last)
-        if HEAD not in self._panels:
-            return last.to(self._head.dtype) @ self._head.t()
-        logits = torch.empty(len(last), len(self._head))
-        panels.prepared(last.float(), self._panels[HEAD], None, logits)()
-        return logits
-
-    def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
-        """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
-        norms = [None if m is None else self._norms[id(m)][1] for m in (layer.q_norm, layer.k_norm)]
-        return *((self._cos, self._sin) if layer.rotary else (None, None)), *norms
-
-    def fork(self, rows: Tensor, source: Tensor, span: int) -> None:
-        c = self.decoder.config
-        sizes = (len(rows), c.num_kv_heads, c.head_dim, self.length, span, self._threads)
-        for keys, values in zip(self._keys, self._values, strict=True):
-            self._fork(*(native.pointer(x) for x in (rows, source, keys, values)), *sizes)
-
-    # ------------------------------------------------------------------ a step
-
-    @torch.no_grad()
-    def decode(self, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
-        n = len(tokens)
-        wide = n if self.rows < 4 else _up(n, 4)  # one row alone is a product with a vector, several times as fast
-        self._token[:n], self._position[:n] = tokens, positions
-        self._token[n:wide], self._position[n:wide] = 0, 0
-        if self._answers is not None:
-            self.kept = self._slots[:n] = self._answers.take(positions > 0)
-            self._slots[n:wide] = NONE
-        kind = (wide, self._answers is not None)
-        calls = self._steps.get(kind)
-        if calls is None:
-            calls = self._steps[kind] = self._step(wide)
-        for call in calls:
-            call()
-        return self._logits[:n]
-
-    def _step(self, n: int) -> list[Callable[[], object]]:
-        """The calls of a step for the first n rows."""
-        d = self.decoder
-        x, normed, last = self._x[:n], self._normed[:n], self._last[:n]
-        embed, token = d.embed.weight.detach(), self._token[:n]
-        if embed.dtype == torch.float32:
-            calls: list[Callable[[], object]] = [partial(torch.index_select, embed, 0, token, out=x)]
-        else:
-            calls = [lambda: x.copy_(embed.index_select(0, token))]
-        blocks = d.blocks
-        calls.append(self._norm(x, None, blocks[0].norm1, normed))
-        for i, layer in enumerate(blocks):
-            following = blocks[i + 1].norm1 if i + 1 < len(blocks) else d.norm
-            calls += self._layer(i, layer, n, following, normed if i + 1 < len(blocks) else last)
-        if self._logits.dtype == last.dtype:
-            calls += self._read_out(last, n)
-        else:
-            calls.append(partial(normed.copy_, last))
-            calls += self._read_out(normed, n)
-        return calls
-
-    def _read_out(self, x: Tensor, n: int) -> list[Callable[[], object]]:
-        """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
-        if self._own_head is not None:
-            return [self._own_head.into(x, self._logits[:n])]
-        if HEAD in self._panels:
-            return [panels.prepared(x, self._panels[HEAD], None, self._logits[:n])]
-        vocab = len(self._head)
-        block = vocab if vocab <= PLAIN_HEAD else HEAD_BLOCK
-        parts = [slice(i, min(i + block, vocab)) for i in range(0, vocab, block)]
-        return [partial(torch.mm, x, self._head[part].t(), out=self._logits[:n, part]) for part in parts]
-
-    def _layer(self, i: int, layer: Layer, n: int, following: RMSNorm, into: Tensor) -> list[Callable[[], object]]:
-        normed, x, delta = self._normed[:n], self._x[:n], self._delta[:n]
-        qkv, gate_up = self._qkv[:n], self._gate_up[:n]
-        return [
-            self._product(normed, layer.qkv, qkv),
-            *self._keeper(i, "qkv", qkv),
-            self._attend(i, layer, n),
-            self._product(self._mixed[:n], layer.out, delta),
-            *self._keeper(i, "out", delta),
-            self._norm(x, delta, layer.norm2, normed),
-            self._product(normed, layer.gate_up, gate_up),
-            *self._keeper(i, "gate_up", gate_up),
-            self._swiglu(n),
-            self._product(self._inner[:n], layer.down, delta),
-            *self._keeper(i, "down", delta),
-            self._norm(x, delta, following, into),
-        ]
-
-    def _keeper(self, i: int, name: Projection, rows: Tensor) -> list[Callable[[], object]]:
-        return [] if self._answers is None else [self._answers.keeper(i, name, rows, self._slots[: len(rows)])]
-
-    def _product(self, x: Tensor, layer: nn.Module, out: Tensor) -> Callable[[], object]:
-        if isinstance(layer, OwnProduct):
-            return layer.into(x, out)
-        assert isinstance(layer, nn.Linear)
-        own = {name: p.detach() for name, p in layer.named_parameters()}
-        weight, bias = own["weight"], own.get("bias")
-        if id(layer) in self._panels:
-            return panels.prepared(x, self._panels[id(layer)], bias, out)
-        if bias is None:
-            return partial(torch.mm, x, weight.t(), out=out)
-        return partial(torch.addmm, bias, x, weight.t(), out=out)
-
-    def _norm(self, x: Tensor, delta: Tensor | None, norm: RMSNorm, out: Tensor) -> Callable[[], object]:
-        kind = self._t + (".float" if out.dtype != self.decoder.dtype else "")
-        call = native.function("norm" + kind, "pppfpiii")
-        p = native.pointer
-        eps = self.decoder.config.norm_eps
-        return partial(call, p(x), p(delta), p(self._norms[id(norm)][1]), eps, p(out), *x.shape, self._threads)
-
-    def _swiglu(self, n: int) -> Callable[[], object]:
-        call = native.function("swiglu" + self._t, "ppiii")
-        into = self._inner[:n]
-        return partial(call, native.pointer(self._gate_up[:n]), native.pointer(into), *into.shape, self._threads)
-
-    def _attend(self, i: int, layer: Layer, n: int) -> Callable[[], object]:
-        call = native.function("attend_step" + self._t, "ppppppfpppiiiiiifi")
-        before = [native.pointer(t) for t in (self._qkv[:n], self._position[:n], *self._turned(layer))]
-        into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed[:n])]
-        sizes = (n, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
-        return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
-
-
-def _own_product(module: object) -> OwnProduct | None:
-    return module if isinstance(module, OwnProduct) else None
-
-
-def _up(number: int, to: int = TILE) -> int:
-    return -(-number // to) * to
 
 
 def padded(prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "prompts time"], Int[Tensor, " prompts"]]:

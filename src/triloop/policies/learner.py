@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from triloop.errors import ConfigError, WorkError
-from triloop.learn.batch import TokenBatch, TokenOutputs, micro_batches
+from triloop.learn.batch import AnyBatch, TokenBatch, TokenOutputs, micro_batches
 from triloop.learn.choices import OptimConfig
 from triloop.learn.update import LossFn, add_sums, summarise
 from triloop.nn.lean import AdamW, spare_compiler
@@ -60,6 +60,11 @@ class Network(Protocol):
     @property
     def floats_per_token(self) -> int:
         """About how many numbers a forward pass keeps of each token for the gradient."""
+        ...
+
+    @property
+    def shared(self) -> int:
+        """Length of the sequences, in tokens, up to which those with the same history are computed and kept once."""
         ...
 
     @property
@@ -203,10 +208,14 @@ class Learner:
 
     # ------------------------------------------------------------------ learning
 
+    def pieces(self, batch: AnyBatch) -> Iterator[AnyBatch]:
+        """As much of a batch at a time as ``micro_tokens`` allows."""
+        return micro_batches(batch, self.micro_tokens, shared=self.network.shared)
+
     def forward_backward(self, batch: TokenBatch, loss: LossFn) -> dict[str, float]:
         """Accumulate the gradient over micro-batches: the same as one big batch, in bounded memory."""
         sums: dict[str, Tensor] = {}
-        for micro in micro_batches(batch, self.micro_tokens):
+        for micro in self.pieces(batch):
             with exact(self.device):
                 value, part = loss(self.outputs(micro), micro, batch.denominators)
                 if not torch.isfinite(value):
@@ -267,8 +276,8 @@ class Learner:
 
 
 def _micro_tokens(network: Network, precision: torch.dtype) -> int:
-    """As many as keep about 100 MB, and enough for matrix products to run at full speed."""
-    return min(16384, max(2048, 100_000_000 // (network.floats_per_token * precision.itemsize)))
+    """As many as keep about 64 MB, and enough for matrix products to run at full speed."""
+    return min(16384, max(1024, 64_000_000 // (network.floats_per_token * precision.itemsize)))
 
 
 def _pieces(items: Sequence[Row], limit: int) -> list[list[int]]:

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from triloop.kernels import native
 from triloop.learn.batch import TokenBatch
 from triloop.learn.update import LossFn
 from triloop.nn.answers import Answers, numbers_per_token
-from triloop.nn.decoder import Answer, Decoder, multiplied
+from triloop.nn.decoder import COMPILED, Answer, Decoder, multiplied
 from triloop.nn.lora import add_lora, effective_state, lora_modules, merge_lora
 from triloop.nn.packing import Packing, prefix_tree
 from triloop.nn.tokenizer import Tokenizer
@@ -56,6 +57,10 @@ class NativeNetwork:
         c = self.decoder.config
         qkv = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
         return c.num_layers * (4 * c.hidden_size + qkv + c.num_heads * c.head_dim + 3 * c.intermediate_size)
+
+    @property
+    def shared(self) -> int:
+        return COMPILED if native.available() else 0
 
     @property
     def value_head(self) -> nn.Module | None:

@@ -117,6 +117,10 @@ class TransformersNetwork:
         return self.model.vocab_size
 
     @property
+    def shared(self) -> int:
+        return 0
+
+    @property
     def floats_per_token(self) -> int:
         # What transformers' layers keep, whatever they are: about 20 numbers for each column of their square matrices.
         matrices = sum(p.numel() for p in self.model.module.parameters() if p.ndim >= 2)

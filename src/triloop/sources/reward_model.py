@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from triloop.errors import ConfigError, DataError, ModelError
 from triloop.feedback.kinds import Pair, Scalar, Spans, write
-from triloop.learn.batch import TokenOutputs, micro_batches
+from triloop.learn.batch import TokenOutputs
 from triloop.nn.decoder import Decoder
 from triloop.nn.tokenizer import Tokenizer
 from triloop.policies.devices import exact
@@ -312,7 +312,7 @@ class RewardModel:
     @torch.no_grad()
     def _forward(self, batch: RewardBatch) -> list[tuple[TokenOutputs, RewardBatch]]:
         with exact(self.learner.device):
-            return [(self.learner.outputs(m), m) for m in micro_batches(batch, self.learner.micro_tokens)]
+            return [(self.learner.outputs(m), m) for m in self.learner.pieces(batch)]
 
     def _settle(self, examples: Sequence[RewardExample]) -> None:
         pairs = [e for e in examples if isinstance(e, RewardPair)]

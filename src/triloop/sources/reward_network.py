@@ -51,6 +51,10 @@ class RewardNetwork(nn.Module):
         return self._forward.vocab_size
 
     @property
+    def shared(self) -> int:
+        return self._forward.shared
+
+    @property
     def floats_per_token(self) -> int:
         """As the decoder's."""
         return self._forward.floats_per_token

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triloop import rng
 from triloop.learn import preferences
-from triloop.learn.batch import TokenOutputs, micro_batches
+from triloop.learn.batch import TokenOutputs
 from triloop.learn.reduction import Denominators
 from triloop.learn.schedule import learning_rate
 from triloop.learn.update import LossFn, Sums, add_sums, summarise
@@ -186,7 +186,7 @@ def _heads(outputs: TokenOutputs) -> Float[Tensor, "batch time outputs"]:
 def evaluate(learner: Learner, batch: RewardBatch, loss: LossFn) -> dict[str, float]:
     """The figures of ``forward_backward`` without a gradient."""
     sums: Sums = {}
-    for micro in micro_batches(batch, learner.micro_tokens):
+    for micro in learner.pieces(batch):
         sums = add_sums(sums, loss(learner.outputs(micro), micro, batch.denominators)[1])
     return summarise(sums)
 

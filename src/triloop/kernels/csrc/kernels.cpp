@@ -10,6 +10,7 @@
 #include <ctime>
 
 #ifdef __linux__
+#include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -92,6 +93,16 @@ VISIBLE void triloop_let_go(void* memory, size_t bytes) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)memory;
     const uintptr_t first = (start + page - 1) / page * page, end = (start + bytes) / page * page;
     if (first < end) madvise((void*)first, end - first, MADV_DONTNEED);
+#endif
+}
+
+// Memory that was freed stays for the next pass, up to 256 MB of it: a training pass would else ask the system for the same
+// pages again and again. 1 where the allocator took it.
+VISIBLE int triloop_reuse_memory() {
+#ifdef __GLIBC__
+    return mallopt(M_MMAP_THRESHOLD, 32 << 20) && mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#else
+    return 0;
 #endif
 }
 
