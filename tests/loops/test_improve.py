@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,17 +17,19 @@ from loops import tiny
 from triloop.envs.sort import Sort
 from triloop.envs.story import StoryRules
 from triloop.errors import DataError
+from triloop.kernels.native import available
 from triloop.learn.choices import AlgorithmConfig, OptimConfig
 from triloop.loops.build import parts, workshop
 from triloop.loops.config import CurriculumConfig, EnvConfig, RunConfig, to_mapping
 from triloop.loops.evaluate import evaluate
 from triloop.loops.improve import due, improve
 from triloop.loops.learning import expert_iteration, policy_gradient
-from triloop.loops.measure import canary, round_metrics
+from triloop.loops.measure import _chosen, canary, drift, round_metrics
 from triloop.loops.outcome import outcome_round, screened
 from triloop.loops.progress import Silent
 from triloop.loops.rollout import reward_of, rollout
 from triloop.loops.state import LoopState, Workshop, load_state, save_state
+from triloop.policies.native import NativePolicy
 from triloop.policies.protocol import Tag
 from triloop.policies.sampling import Sampling
 from triloop.records import Episode, Feedback, Prompt, Verdict
@@ -373,3 +377,43 @@ def test_drift_is_none_at_the_start(open_shop: Open) -> None:
     assert metrics["entropy"] > 0 and torch.isfinite(torch.tensor(list(metrics.values()))).all()
     silent = dataclasses.replace(shop, config=dataclasses.replace(shop.config, reference_rows=0))
     assert "kl" not in round_metrics(silent, LoopState(), rolled.episodes, {})
+
+
+@pytest.mark.parametrize(
+    ("prompts", "group", "rows", "asked", "of_each"),
+    [(32, 8, 32, 8, 4), (32, 8, 30, 8, 4), (16, 2, 32, 16, 2), (5, 8, 32, 5, 4), (32, 1, 8, 8, 1), (3, 8, 2, 1, 2)],
+)
+def test_drift_looks_at_prompts_all_over_the_round(
+    open_shop: Open, prompts: int, group: int, rows: int, asked: int, of_each: int
+) -> None:
+    shop = open_shop()
+    one = rollout(shop, LoopState()).episodes[0]
+    names = [Prompt(id=str(i), text="x") for i in range(prompts)]
+    episodes = [dataclasses.replace(one, prompt=p) for p in names for _ in range(group)]
+    seen: list[int] = []
+
+    class Reference:
+        def logprobs(self, items: Sequence[Any], temperature: float) -> list[np.ndarray]:
+            seen.append(len(items))
+            return [np.zeros(len(tokens), np.float32) for _, tokens in items]
+
+    config = dataclasses.replace(shop.config, reference_rows=rows)
+    drift(dataclasses.replace(shop, config=config, reference=Reference()), episodes)  # type: ignore[arg-type]
+    assert seen == [min(rows, asked * of_each)]
+    chosen = [int(e.prompt.id) for e in _chosen(episodes, rows)]
+    assert len(set(chosen)) == asked and max(Counter(chosen).values()) == of_each
+    assert max(chosen) >= (prompts - 1) * (asked - 1) // asked, "to the end of the round"
+
+
+def test_what_is_kept_changes_no_bit(open_shop: Open) -> None:
+    """Two rounds of learning with all, some and none of what the sampler computed."""
+    found = set[str]()
+    for megabytes in (-1, 1, 0):
+        shop = open_shop(rounds=2, keep_mb=megabytes)
+        assert isinstance(shop.policy, NativePolicy)
+        before = shop.policy.weights_sha256()
+        improve(shop, LoopState(), outcome_round(policy_gradient))
+        assert shop.policy.weights_sha256() != before
+        assert (shop.policy.kept_tokens > 0) == (bool(megabytes) and available())
+        found.add(shop.policy.weights_sha256())
+    assert len(found) == 1

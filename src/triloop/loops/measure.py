@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -17,15 +18,18 @@ from triloop.sources.judge import JudgedBy
 
 __all__ = ["canary", "drift", "round_metrics"]
 
+TOGETHER = 4
+"""Samples of one prompt that drift is measured on. On short answers to 32 prompts, 8 x 4 samples take a third of the time
+of 32 x 1."""
+
 
 def drift(shop: Workshop, episodes: Sequence[Episode]) -> dict[str, float]:
-    """KL per token (k1, nats) and perplexity under the original, on ``reference_rows`` samples spread over the round.
+    """KL per token (k1, nats) and perplexity under the original, on ``reference_rows`` samples of prompts spread over the
+    round.
 
     Measured whether or not the objective has a KL term: a policy that drifts unseen is the first thing to go wrong.
     """
-    rows = shop.config.reference_rows
-    chosen = episodes[:: max(1, len(episodes) // rows)][:rows] if rows else ()
-    chosen = [e for e in chosen if e.completion.tokens]
+    chosen = [e for e in _chosen(episodes, shop.config.reference_rows) if e.completion.tokens]
     if not chosen:
         return {}
     c = [e.completion for e in chosen]
@@ -41,6 +45,16 @@ def drift(shop: Workshop, episodes: Sequence[Episode]) -> dict[str, float]:
         "kl": max(0.0, float(np.mean(policy - original))),
         "ppl_original": math.exp(min(50.0, -float(original.mean()))),
     }
+
+
+def _chosen(episodes: Sequence[Episode], rows: int) -> list[Episode]:
+    """So many of them, up to ``TOGETHER`` of a prompt: what they share is computed once."""
+    groups = [list(g)[:TOGETHER] for _, g in groupby(episodes, key=lambda e: e.prompt.id)]
+    if not groups or not rows:
+        return []
+    wanted = max(1, -(-rows // max(map(len, groups))))
+    spread = groups[:: max(1, len(groups) // wanted)]
+    return [e for g in spread for e in g][:rows]
 
 
 def canary(shop: Workshop, round: int) -> tuple[dict[str, float], Evaluation]:

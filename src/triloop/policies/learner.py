@@ -42,7 +42,8 @@ class LearnerSettings:
     cache_bytes: int = 2 << 30
     """Most memory of the rollout's key-value cache; fewer rows are in flight when ``sampling.slots`` would not fit."""
     keep_bytes: int = -1
-    """Most memory of what sampling computes and learning need not compute again; -1: by the policy's size, 0: none."""
+    """Most memory of what sampling computes and learning need not compute again (the native backend, in fp32 on the
+    processor); 0: none, -1: half as much again as a pass of the learner keeps."""
 
     def __post_init__(self) -> None:
         if self.micro_tokens < 0:
