@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from triloop.kernels import native
-from triloop.kernels.products import Prepared
+from triloop.kernels.products import Count, Prepared
 from triloop.kernels.train import product_type
 
 __all__ = ["Known", "Product", "lay_out", "prepared", "room", "tally", "usable"]
@@ -50,11 +50,16 @@ def lay_out(
 
 
 def prepared(
-    x: Float[Tensor, "n in"], panels: Float[Tensor, " numbers"], bias: Tensor | None, out: Float[Tensor, "n out"]
+    x: Float[Tensor, "n in"],
+    panels: Float[Tensor, " numbers"],
+    bias: Tensor | None,
+    out: Float[Tensor, "n out"],
+    count: Count | None = None,
 ) -> Callable[[], object]:
-    """The call that writes x weight^T + bias into ``out``, for lists of calls on the same memory, all of it contiguous."""
+    """The call that writes x weight^T + bias into ``out``, for lists of calls on the same memory, all of it contiguous.
+    ``count``: of so many first rows, as it then stands."""
     p = native.pointer
-    sizes = (len(x), x.shape[1], out.shape[1], torch.get_num_threads())
+    sizes = (len(x) if count is None else count, x.shape[1], out.shape[1], torch.get_num_threads())
     call = partial(native.function("panel_product", "ppppiiii"), p(x), p(panels), p(bias), p(out), *sizes)
     return Prepared(call, (x, panels, bias, out))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -14,9 +15,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["OwnProduct", "Prepared", "moved"]
+__all__ = ["Count", "OwnProduct", "Prepared", "moved"]
 
 Record = TypeVar("Record", bound="DataclassInstance")
+
+
+Count = int | ctypes.c_long
+"""How many rows a prepared call is for: a number, or one that is looked up whenever the call is made."""
 
 
 @dataclass(frozen=True, eq=False)

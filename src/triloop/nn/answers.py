@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from triloop.kernels import native
 from triloop.kernels.panels import Known
-from triloop.kernels.products import Prepared
+from triloop.kernels.products import Count, Prepared
 from triloop.nn.decoder import DecoderConfig, Projection
 from triloop.nn.packing import Packing
 
@@ -74,13 +74,19 @@ class Answers:
         return slots
 
     def keeper(
-        self, index: int, name: Projection, rows: Float[Tensor, "n out"], slots: Int[Tensor, " n"]
+        self,
+        index: int,
+        name: Projection,
+        rows: Float[Tensor, "n out"],
+        slots: Int[Tensor, " most"],
+        count: Count | None = None,
     ) -> Callable[[], object]:
-        """The call that keeps these rows in the slots that then stand in ``slots``, for lists of calls."""
+        """The call that keeps these rows in the slots that then stand in ``slots``, for lists of calls. ``count``: so many
+        first rows, as it then stands."""
         into, p = self.held[index][name], native.pointer
         call = native.function("keep_rows", "pppiii")
-        run = partial(call, p(rows), p(slots), p(into), *rows.shape, torch.get_num_threads())
-        return Prepared(run, (rows, slots, into))
+        sizes = (len(rows) if count is None else count, rows.shape[1], torch.get_num_threads())
+        return Prepared(partial(call, p(rows), p(slots), p(into), *sizes), (rows, slots, into))
 
     def note(
         self,

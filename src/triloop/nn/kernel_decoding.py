@@ -3,6 +3,7 @@ rest of a step without allocating anything; all steps share one set of buffers."
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import partial
 
@@ -45,8 +46,9 @@ def projections(decoder: Decoder) -> list[nn.Module]:
 class KernelDecoding:
     """On the processor, by compiled kernels; products in bf16, and with weights that are too large to lay out, are torch's.
 
-    The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses,
-    made once for each number of rows (rounded up to a multiple of 4 where there are as many).
+    The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses:
+    one list where all calls are the kernels', which look up the number of rows, else one for each such number. Rows are
+    rounded up to a multiple of 4 where there are as many.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -54,6 +56,10 @@ class KernelDecoding:
         self._room = 0
         self._made_for: tuple[int, ...] = ()
         self._steps: dict[tuple[int, bool], list[Callable[[], object]]] = {}
+        self._count = ctypes.c_long()  # rows of the step at hand, which calls look up
+        self._any_count = (
+            False  # whether one list of calls does for every number of rows: where they are all the kernels'
+        )
         self._answers: Answers | None = None
         self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
         self._keys: list[Tensor] = []
@@ -88,10 +94,10 @@ class KernelDecoding:
             self._copy_small()
         self._lay_out()
         self.rows = rows
+        self._any_count = rows >= 4 and HEAD in self._panels and self._laid_out
 
     def keep(self, answers: Answers | None) -> bool:
-        same = all(id(m) in self._panels for m in projections(self.decoder))
-        self._answers = answers if same else None
+        self._answers = answers if self._laid_out else None
         if self._answers not in (None, self._kept_in):
             self._steps, self._kept_in = {}, self._answers
         return self._answers is not None
@@ -102,6 +108,11 @@ class KernelDecoding:
                 native.let_go(p)
         if sum(c.nbytes for c in (*self._keys, *self._values)) > KEPT:
             self._keys, self._values = [], []  # a learner's tensors take their place, and they the place of those
+
+    @property
+    def _laid_out(self) -> bool:
+        """Whether all projections are the kernels'."""
+        return all(id(m) in self._panels for m in projections(self.decoder))
 
     def _lay_out(self) -> None:
         """The weights as they stand now, for products in fp32; none when they are too large to be held twice."""
@@ -212,23 +223,20 @@ class KernelDecoding:
         if self._answers is not None:
             self.kept = self._slots[:n] = self._answers.take(positions > 0)
             self._slots[n:wide] = NONE
-        kind = (wide, self._answers is not None)
+        self._count.value = wide
+        kind = (0 if self._any_count else wide, self._answers is not None)
         calls = self._steps.get(kind)
         if calls is None:
-            calls = self._steps[kind] = self._step(wide)
+            calls = self._steps[kind] = self._step(len(self._x) if self._any_count else wide)
         for call in calls:
             call()
         return self._logits[:n]
 
     def _step(self, n: int) -> list[Callable[[], object]]:
-        """The calls of a step for the first n rows."""
+        """The calls of a step for the first n rows, or for as many as ``_count`` then says, which are at most n."""
         d = self.decoder
         x, normed, last = self._x[:n], self._normed[:n], self._last[:n]
-        embed, token = d.embed.weight.detach(), self._token[:n]
-        if embed.dtype == torch.float32:
-            calls: list[Callable[[], object]] = [partial(torch.index_select, embed, 0, token, out=x)]
-        else:
-            calls = [lambda: x.copy_(embed.index_select(0, token))]
+        calls: list[Callable[[], object]] = [self._look_up]
         blocks = d.blocks
         calls.append(self._norm(x, None, blocks[0].norm1, normed))
         for i, layer in enumerate(blocks):
@@ -241,12 +249,19 @@ class KernelDecoding:
             calls += self._read_out(normed, n)
         return calls
 
+    def _look_up(self) -> None:
+        n, embed = self._count.value, self.decoder.embed.weight.detach()
+        if embed.dtype == torch.float32:
+            torch.index_select(embed, 0, self._token[:n], out=self._x[:n])
+        else:
+            self._x[:n].copy_(embed.index_select(0, self._token[:n]))
+
     def _read_out(self, x: Tensor, n: int) -> list[Callable[[], object]]:
         """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
         if self._own_head is not None:
             return [self._own_head.into(x, self._logits[:n])]
         if HEAD in self._panels:
-            return [panels.prepared(x, self._panels[HEAD], None, self._logits[:n])]
+            return [panels.prepared(x, self._panels[HEAD], None, self._logits[:n], self._count)]
         vocab = len(self._head)
         block = vocab if vocab <= PLAIN_HEAD else HEAD_BLOCK
         parts = [slice(i, min(i + block, vocab)) for i in range(0, vocab, block)]
@@ -258,20 +273,20 @@ class KernelDecoding:
         return [
             self._product(normed, layer.qkv, qkv),
             *self._keeper(i, "qkv", qkv),
-            self._attend(i, layer, n),
+            self._attend(i, layer),
             self._product(self._mixed[:n], layer.out, delta),
             *self._keeper(i, "out", delta),
             self._norm(x, delta, layer.norm2, normed),
             self._product(normed, layer.gate_up, gate_up),
             *self._keeper(i, "gate_up", gate_up),
-            self._swiglu(n),
+            self._swiglu(),
             self._product(self._inner[:n], layer.down, delta),
             *self._keeper(i, "down", delta),
             self._norm(x, delta, following, into),
         ]
 
     def _keeper(self, i: int, name: Projection, rows: Tensor) -> list[Callable[[], object]]:
-        return [] if self._answers is None else [self._answers.keeper(i, name, rows, self._slots[: len(rows)])]
+        return [] if self._answers is None else [self._answers.keeper(i, name, rows, self._slots, self._count)]
 
     def _product(self, x: Tensor, layer: nn.Module, out: Tensor) -> Callable[[], object]:
         if isinstance(layer, OwnProduct):
@@ -280,7 +295,7 @@ class KernelDecoding:
         own = {name: p.detach() for name, p in layer.named_parameters()}
         weight, bias = own["weight"], own.get("bias")
         if id(layer) in self._panels:
-            return panels.prepared(x, self._panels[id(layer)], bias, out)
+            return panels.prepared(x, self._panels[id(layer)], bias, out, self._count)
         if bias is None:
             return partial(torch.mm, x, weight.t(), out=out)
         return partial(torch.addmm, bias, x, weight.t(), out=out)
@@ -289,19 +304,19 @@ class KernelDecoding:
         kind = self._t + (".float" if out.dtype != self.decoder.dtype else "")
         call = native.function("norm" + kind, "pppfpiii")
         p = native.pointer
-        eps = self.decoder.config.norm_eps
-        return partial(call, p(x), p(delta), p(self._norms[id(norm)][1]), eps, p(out), *x.shape, self._threads)
+        given = (p(x), p(delta), p(self._norms[id(norm)][1]), self.decoder.config.norm_eps)
+        return partial(call, *given, p(out), self._count, x.shape[1], self._threads)
 
-    def _swiglu(self, n: int) -> Callable[[], object]:
+    def _swiglu(self) -> Callable[[], object]:
         call = native.function("swiglu" + self._t, "ppiii")
-        into = self._inner[:n]
-        return partial(call, native.pointer(self._gate_up[:n]), native.pointer(into), *into.shape, self._threads)
+        into, p = self._inner, native.pointer
+        return partial(call, p(self._gate_up), p(into), self._count, into.shape[1], self._threads)
 
-    def _attend(self, i: int, layer: Layer, n: int) -> Callable[[], object]:
+    def _attend(self, i: int, layer: Layer) -> Callable[[], object]:
         call = native.function("attend_step" + self._t, "ppppppfpppiiiiiifi")
-        before = [native.pointer(t) for t in (self._qkv[:n], self._position[:n], *self._turned(layer))]
-        into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed[:n])]
-        sizes = (n, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
+        before = [native.pointer(t) for t in (self._qkv, self._position, *self._turned(layer))]
+        into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed)]
+        sizes = (self._count, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
         return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
 
 
