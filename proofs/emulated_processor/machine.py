@@ -44,10 +44,16 @@ mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/job /new/root
 for d in proc sys dev; do mount --move /$d /new/$d; done
 mkdir -p /new/dev/shm; mount -t tmpfs shm /new/dev/shm
 tar xf /new/dev/sda -C /new/job
-exec chroot /new /bin/sh -c 'cd /job; sh run.sh >/dev/ttyS0 2>&1; echo "JOB ENDS $?" >/dev/ttyS0
-for c in S h u t d o w n; do printf $c | %s; done; sleep 60'
+exec chroot /new /bin/sh -c 'cd /job; sh run.sh >/dev/ttyS0 2>&1'
 """
-OFF = "dd of=/dev/port bs=1 seek=35072 conv=notrunc 2>/dev/null"  # port 0x8900: Bochs stops at the word Shutdown
+
+# Bochs stops at the word Shutdown on port 0x8900; what was printed must have left the serial port.
+SCRIPT = """export PATH={python}:/usr/bin HOME=/root PYTHONPATH=src:tests PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 {env}
+( {job} )
+echo "JOB ENDS $?"; sleep 2
+for c in S h u t d o w n; do printf $c | dd of=/dev/port bs=1 seek=35072 conv=notrunc 2>/dev/null; done
+sleep 60
+"""
 
 BOCHSRC = """
 cpu: model={model}, count={cpus}, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
@@ -88,7 +94,7 @@ def initrd(package: Path, to: Path) -> Path:
     for name in MODULES:
         for found in (to / "package").rglob(f"{name}.ko.xz"):
             (root / "modules" / f"{name}.ko").write_bytes(lzma.decompress(found.read_bytes()))
-    (root / "init").write_text(INIT % (" ".join(MODULES), OFF))
+    (root / "init").write_text(INIT % " ".join(MODULES))
     (root / "init").chmod(0o755)
     names = "\n".join(str(p.relative_to(root)) for p in root.rglob("*"))
     archive = subprocess.run(["cpio", "-o", "-H", "newc"], cwd=root, input=names.encode(), capture_output=True, check=True)
@@ -150,9 +156,7 @@ def run(args: argparse.Namespace) -> int:
             flags = ["-O2", "-std=c++17", "-rdynamic", "-fopenmp"]
             subprocess.run(["g++", *flags, str(HERE / "levels.cpp"), "-ldl", "-o", str(driver)], check=True)
             extra, job = [driver], "./levels $(ls src/triloop/kernels/_native*.so)"
-        lines = ["export PATH=%s:/usr/bin HOME=/root PYTHONPATH=src:tests" % Path(sys.executable).parent]
-        lines += ["export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1", f"export {args.env}" if args.env else ":", job]
-        pack_job("\n".join(lines) + "\n", disk, extra)
+        pack_job(SCRIPT.format(python=Path(sys.executable).parent, env=args.env, job=job), disk, extra)
         parts = {"job": disk, "image": args.image.resolve(), "serial": serial, "log": to / "log"}
         config.write_text(
             BOCHSRC.format(model=args.model, cpus=args.cpus, memory=args.memory, bochs=args.bochs.resolve(), **parts)
