@@ -1,5 +1,5 @@
 // Every level of the ternary and int8 products that this processor has against the portable one, bit for bit, and what is
-// chosen for each TRILOOP_CPU: `levels LIBRARY [NAME=VALUE]`. Built and started by machine.py. Buffers end where a page ends
+// chosen for each TRILOOP_CPU: `levels LIBRARY driver|choices`. Built and started by machine.py. Buffers end where a page ends
 // that may not be touched. Timings of an emulated processor mean nothing; its time stamp counts instructions.
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -194,15 +194,19 @@ void counts(const Kernels& mine, const char* level) {
 }  // namespace
 
 int main(int count, char** given) {
+    dlopen("libgomp.so.1", RTLD_NOW | RTLD_GLOBAL);  // for products in two threads
     void* library = count > 1 ? dlopen(given[1], RTLD_NOW) : nullptr;
-    if (!library) return std::fprintf(stderr, "%s\n", count > 1 ? dlerror() : "levels LIBRARY"), 2;
+    if (!library || count < 3) return std::fprintf(stderr, "%s\n", library || count < 2 ? "levels LIBRARY driver|choices" : dlerror()), 2;
+    const std::string wanted = given[2];
     const auto name = [&](const char* of) { return ((const char* (*)())dlsym(library, of))(); };
-    if (count > 2) return std::printf("TRILOOP_CPU=%s: %s, ternary %s\n", given[2], name("triloop_level"), name("triloop_ternary_level")), 0;
+    if (wanted == "this") return std::printf("TRILOOP_CPU=%s: %s, ternary %s\n", given[3], name("triloop_level"), name("triloop_ternary_level")), 0;
     for (const char* wish : {"", "default", "avx2", "avx512", "amx"}) {
-        const std::string line = std::string("TRILOOP_CPU=") + wish + " '" + given[0] + "' '" + given[1] + "' '" + wish + "'";
+        const std::string line = std::string("TRILOOP_CPU=") + wish + " '" + given[0] + "' '" + given[1] + "' this '" + wish + "'";
         std::fflush(stdout);
         if (std::system(line.c_str())) faults++, std::printf("WRONG choice for %s\n", wish);
     }
+    if (wanted == "choices") return faults != 0;
+    std::printf("threads: %s\n", ((int (*)())dlsym(library, "triloop_threaded"))() ? "two" : "WRONG, no OpenMP");
     Find* find = (Find*)dlsym(library, "triloop_ternary");
     const Kernels truth(find, "portable");
     for (const char* level : {"avx2", "avxvnni", "vnni", "amx"}) {

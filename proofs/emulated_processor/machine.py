@@ -4,14 +4,15 @@
     python proofs/emulated_processor/machine.py run --bochs DIR --image image.iso --model sapphire_rapids --job driver
     python proofs/emulated_processor/machine.py run ... --job "python -m pytest -q tests/kernels/test_int8.py"
 
-Needs `xorriso isolinux syslinux-common busybox-static cpio xz-utils` (Debian), a package of Debian's kernel (`apt-get
-download linux-image-amd64`'s dependency; 5.16 or newer hands out the registers of AMX) and a built tree of Bochs, 3.0 or
-newer for AMX (`./configure --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-cpu-level=6
---enable-all-optimizations --enable-pci --with-nogui && make`).
+Needs `xorriso isolinux syslinux-common busybox-static cpio` (Debian), a package of Debian's kernel (`apt-get download
+linux-image-6.12...-amd64`; 5.16 or newer hands out the registers of AMX) and a built tree of Bochs, 3.0 or newer for AMX:
+`python mend_bochs.py TREE`, then in it `./configure --enable-x86-64 --enable-avx --enable-evex --enable-amx
+--enable-cpu-level=6 --enable-all-optimizations --enable-pci --with-nogui && make`.
 
 The image holds the kernel, what this Python has installed and the libraries of this system, at the places where they are
-here. A job travels beside it as a disk that is a tar: this repository's src, tests and proofs, and a script. What the job
-prints is the machine's serial port, printed here once it has stopped. `driver` compiles levels.cpp here and runs it there.
+here. A job travels beside it as a disk that is a tar: this repository's src, tests and proofs, and a script. What it prints
+goes to the machine's serial port, and is printed here once it has stopped. `driver` compiles levels.cpp here and runs it
+there; `choices` shows only which levels are chosen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-MODULES = "scsi_common scsi_mod libata ata_piix cdrom sr_mod sd_mod isofs overlay".split()
+MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "cdrom", "sr_mod", "sd_mod", "isofs", "overlay")
 TOOLS = ("/bin/sh", "/bin/bash", "/usr/bin/env", "/usr/bin/ldd", "/usr/bin/uname")
 
 INIT = """#!/bin/busybox sh
@@ -55,6 +56,14 @@ for c in S h u t d o w n; do printf $c | dd of=/dev/port bs=1 seek=35072 conv=no
 sleep 60
 """
 
+BOOT = """default a
+label a
+ kernel linux
+ append initrd=initrd console=ttyS0 quiet mitigations=off panic=-1
+"""
+MAKE_DISC = ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat"]
+MAKE_DISC += ["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]
+
 BOCHSRC = """
 cpu: model={model}, count={cpus}, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={memory}, host={memory}
@@ -77,11 +86,11 @@ display_library: nogui
 
 
 def tree(paths: list[Path], to: Path) -> None:
-    """Hard links, or copies, of files and directories at the places where they are."""
+    """Copies of files and directories, at the places where they are."""
     for path in paths:
         target = to / path.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-a", *(["-r"] if path.is_dir() else []), str(path), str(target.parent)], check=True)
+        subprocess.run(["cp", "-a", str(path), str(target.parent)], check=True)
 
 
 def initrd(package: Path, to: Path) -> Path:
@@ -97,7 +106,8 @@ def initrd(package: Path, to: Path) -> Path:
     (root / "init").write_text(INIT % " ".join(MODULES))
     (root / "init").chmod(0o755)
     names = "\n".join(str(p.relative_to(root)) for p in root.rglob("*"))
-    archive = subprocess.run(["cpio", "-o", "-H", "newc"], cwd=root, input=names.encode(), capture_output=True, check=True)
+    pack = ["cpio", "-o", "-H", "newc"]
+    archive = subprocess.run(pack, cwd=root, input=names.encode(), capture_output=True, check=True)
     (to / "disc/isolinux/initrd").write_bytes(archive.stdout)
     return next((to / "package/boot").glob("vmlinuz-*"))
 
@@ -111,9 +121,7 @@ def image(package: Path, out: Path) -> None:
         shutil.copy(initrd(package, to), boot / "linux")
         for part in ("/usr/lib/ISOLINUX/isolinux.bin", "/usr/lib/syslinux/modules/bios/ldlinux.c32"):
             shutil.copy(part, boot)
-        (boot / "isolinux.cfg").write_text(
-            "default a\nlabel a\n kernel linux\n append initrd=initrd console=ttyS0 quiet nokaslr mitigations=off panic=-1\n"
-        )
+        (boot / "isolinux.cfg").write_text(BOOT)
         root = to / "disc/root"
         for name in ("bin", "lib", "lib64", "sbin"):
             root.mkdir(exist_ok=True)
@@ -126,9 +134,7 @@ def image(package: Path, out: Path) -> None:
         for name in ("dd", "cat", "ls", "sleep", "mkdir", "rm", "dmesg", "printf"):
             (root / "usr/bin" / name).symlink_to("busybox")
         tree([Path(p) for p in dict.fromkeys((sys.base_prefix, sys.prefix))], root)
-        command = ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", str(out), "-b", "isolinux/isolinux.bin"]
-        command += ["-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", str(to / "disc")]
-        subprocess.run(command, check=True)
+        subprocess.run([*MAKE_DISC, "-o", str(out), str(to / "disc")], check=True)
 
 
 def pack_job(script: str, out: Path, extra: list[Path]) -> None:
@@ -151,11 +157,15 @@ def run(args: argparse.Namespace) -> int:
         to = Path(held)
         serial, config, disk = args.serial or to / "serial", to / "bochsrc", to / "job.tar"
         extra, job = [], args.job
-        if job == "driver":
+        if job in ("driver", "choices"):
             driver = to / "levels"
-            flags = ["-O2", "-std=c++17", "-rdynamic", "-fopenmp"]
-            subprocess.run(["g++", *flags, str(HERE / "levels.cpp"), "-ldl", "-o", str(driver)], check=True)
-            extra, job = [driver], "./levels $(ls src/triloop/kernels/_native*.so)"
+            subprocess.run(
+                ["g++", "-O2", "-std=c++17", str(HERE / "levels.cpp"), "-ldl", "-o", str(driver)], check=True
+            )
+            extra, job = (
+                [driver],
+                f"OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ./levels $(ls src/triloop/kernels/_native*.so) {job}",
+            )
         pack_job(SCRIPT.format(python=Path(sys.executable).parent, env=args.env, job=job), disk, extra)
         parts = {"job": disk, "image": args.image.resolve(), "serial": serial, "log": to / "log"}
         config.write_text(
@@ -171,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
         text = Path(serial).read_text(errors="replace") if Path(serial).exists() else ""
         print(text)
         if "JOB ENDS 0" not in text:
-            print(f"the machine stopped with {done.returncode} before the job had ended well; its log:", file=sys.stderr)
+            print(f"stopped with {done.returncode} before the job had ended well; its log:", file=sys.stderr)
             print((to / "log").read_text(errors="replace")[-3000:], file=sys.stderr)
             return 1
     return 0
@@ -191,7 +201,7 @@ def main() -> int:
     start.add_argument("--memory", type=int, default=3072, help="MB")
     start.add_argument("--env", default="", help="NAME=VALUE ... for the job")
     start.add_argument("--serial", type=Path, help="where to keep what the machine prints")
-    start.add_argument("--job", default="driver", help="a shell command in the repository, or `driver`")
+    start.add_argument("--job", default="driver", help="a shell command in the repository, driver or choices")
     args = parser.parse_args()
     if args.command == "image":
         image(args.kernel_package, args.out)
