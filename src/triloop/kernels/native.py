@@ -96,7 +96,7 @@ def function(name: str, arguments: str) -> Callable[..., None]:
 
 
 def reuse_memory() -> bool:
-    """Let this process keep up to 256 MB of freed memory at hand, where the C library's allocator can be told (glibc)."""
+    """Let this process keep up to 128 MB of freed memory at hand, where the C library's allocator can be told (glibc)."""
     library = _library()[0]
     return library is not None and bool(library.triloop_reuse_memory())
 

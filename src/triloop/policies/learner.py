@@ -43,7 +43,7 @@ class LearnerSettings:
     """Most memory of the rollout's key-value cache; fewer rows are in flight when ``sampling.slots`` would not fit."""
     keep_bytes: int = -1
     """Most memory of what sampling computes and learning need not compute again (the native backend, in fp32 on the
-    processor); 0: none, -1: half as much again as a pass of the learner keeps."""
+    processor); 0: none, -1: two and a half times what a pass of the learner keeps."""
 
     def __post_init__(self) -> None:
         if self.micro_tokens < 0:
@@ -277,8 +277,8 @@ class Learner:
 
 
 def _micro_tokens(network: Network, precision: torch.dtype) -> int:
-    """As many as keep about 64 MB, and enough for matrix products to run at full speed."""
-    return min(16384, max(1024, 64_000_000 // (network.floats_per_token * precision.itemsize)))
+    """As many as keep about 48 MB, and enough for matrix products to run at full speed."""
+    return min(16384, max(512, 48_000_000 // (network.floats_per_token * precision.itemsize)))
 
 
 def _pieces(items: Sequence[Row], limit: int) -> list[list[int]]:

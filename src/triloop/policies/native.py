@@ -170,7 +170,7 @@ class NativePolicy:
             token = 4 * numbers_per_token(self.decoder.config)
             room = self.settings.keep_bytes
             if room < 0:
-                room = 6 * self.learner.network.floats_per_token * self.learner.micro_tokens  # 1.5 times a pass's
+                room = 10 * self.learner.network.floats_per_token * self.learner.micro_tokens  # 2.5 times a pass's
             if room < token:
                 return None
             self._answers = Answers(self.decoder.config, room // token)

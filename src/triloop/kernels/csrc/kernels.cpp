@@ -96,11 +96,11 @@ VISIBLE void triloop_let_go(void* memory, size_t bytes) {
 #endif
 }
 
-// Memory that was freed stays for the next pass, up to 256 MB of it: a training pass would else ask the system for the same
+// Memory that was freed stays for the next pass, up to 128 MB of it: a training pass would else ask the system for the same
 // pages again and again. 1 where the allocator took it.
 VISIBLE int triloop_reuse_memory() {
 #ifdef __GLIBC__
-    return mallopt(M_MMAP_THRESHOLD, 32 << 20) && mallopt(M_TRIM_THRESHOLD, 256 << 20);
+    return mallopt(M_MMAP_THRESHOLD, 32 << 20) && mallopt(M_TRIM_THRESHOLD, 128 << 20);
 #else
     return 0;
 #endif
