@@ -64,6 +64,18 @@ def gradient(p: NativePolicy, done: list[Completion]) -> str:
     return hashlib.sha256(b"".join(x.detach().numpy().tobytes() for x in (states, *grads))).hexdigest()
 
 
+def assert_as_computed(p: NativePolicy, done: list[Completion]) -> None:
+    """The same states and gradients with what is kept and without; it is forgotten then."""
+    kept = gradient(p, done)
+    p._answers = None
+    assert kept == gradient(p, done)
+
+
+def assert_all_kept(p: NativePolicy, done: list[Completion]) -> None:
+    found = recalled(p, done)
+    assert found is not None and not len(found.missing)
+
+
 def products(p: NativePolicy, done: list[Completion]) -> int:
     """Operations of our products in a forward pass over these."""
     before = panels.tally()[0]
@@ -102,11 +114,8 @@ def test_slots_and_threads_change_nothing(slots: int, threads: int) -> None:
         torch.set_num_threads(threads)
         p = policy()
         done = sample(p, slots=slots)
-        found = recalled(p, done)
-        assert found is not None and not len(found.missing)
-        kept = gradient(p, done)
-        p._answers = None
-        assert kept == gradient(p, done)
+        assert_all_kept(p, done)
+        assert_as_computed(p, done)
     finally:
         torch.set_num_threads(before)
 
@@ -115,8 +124,7 @@ def test_samples_of_one_version_come_together() -> None:
     p = policy()
     first, second = sample(p), sample(p, dataclasses.replace(LEARNED, round=2))
     assert [c.tokens for c in first] != [c.tokens for c in second]
-    found = recalled(p, [*first, *second])
-    assert found is not None and not len(found.missing)
+    assert_all_kept(p, [*first, *second])
 
 
 def test_episodes_of_several_turns() -> None:
@@ -128,11 +136,8 @@ def test_episodes_of_several_turns() -> None:
 
     done = sample(p, respond=respond, max_tokens=40)
     assert any(not all(c.mask) for c in done)
-    found = recalled(p, done)
-    assert found is not None and not len(found.missing)
-    kept = gradient(p, done)
-    p._answers = None
-    assert kept == gradient(p, done)
+    assert_all_kept(p, done)
+    assert_as_computed(p, done)
 
 
 def test_other_sequences_are_computed() -> None:
@@ -142,9 +147,7 @@ def test_other_sequences_are_computed() -> None:
     assert recalled(p, longer) is None
     mixed = recalled(p, [*done, *longer])
     assert mixed is not None and len(mixed.missing)
-    kept = gradient(p, [*done, *longer])
-    p._answers = None
-    assert kept == gradient(p, [*done, *longer])
+    assert_as_computed(p, [*done, *longer])
 
 
 def test_log_probabilities_are_the_samplers() -> None:
@@ -204,11 +207,8 @@ def test_a_new_version_begins_anew() -> None:
     step(p)
     again = sample(p, dataclasses.replace(LEARNED, round=2))
     assert 0 < p.kept_tokens < 2 * used
-    found = recalled(p, again)
-    assert found is not None and not len(found.missing)
-    kept = gradient(p, [*again, *first])
-    p._answers = None
-    assert kept == gradient(p, [*again, *first])
+    assert_all_kept(p, again)
+    assert_as_computed(p, [*again, *first])
 
 
 # ---------------------------------------------------------------------- where nothing is kept

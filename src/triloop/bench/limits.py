@@ -106,7 +106,7 @@ def _products(c: DecoderConfig, rows: int, dtype: torch.dtype, device: str, pack
     """FLOP/s of the qkv and the gate-and-up projection together: each as often as it occurs, so weighted by FLOPs."""
     flops = seconds = 0.0
     x = torch.randn(rows, c.hidden_size, device=device).to(dtype)
-    for width in ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, 2 * c.intermediate_size):
+    for width in (c.qkv_size, 2 * c.intermediate_size):
         flops += 2 * rows * c.hidden_size * width
         ways = [_packed_product(x, width)] if packed else _plain_products(x, width)
         seconds += min(_least_seconds(way, device) for way in ways)

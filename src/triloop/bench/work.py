@@ -53,8 +53,7 @@ class Work:
 def token_flops(c: DecoderConfig) -> int:
     """Projections of all layers for one token: qkv, out, gate and up, down."""
     mixed = c.num_heads * c.head_dim
-    qkv = mixed + 2 * c.num_kv_heads * c.head_dim
-    return 2 * c.num_layers * c.hidden_size * (qkv + mixed + 3 * c.intermediate_size)
+    return 2 * c.num_layers * c.hidden_size * (c.qkv_size + mixed + 3 * c.intermediate_size)
 
 
 def head_flops(c: DecoderConfig) -> int:

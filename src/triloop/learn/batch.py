@@ -183,9 +183,8 @@ def micro_batches(batch: AnyBatch, max_tokens: int, *, shared: int = 0) -> Itera
         raise ConfigError(f"max_tokens={max_tokens} of a micro-batch: expected at least 1")
     start, held = 0, _Held(batch, shared)
     for unit in batch.units():
-        before = held.tokens
         held.add(unit)
-        if unit.start > start and held.tokens > max_tokens and before:
+        if unit.start > start and held.tokens > max_tokens:
             yield batch.rows(range(start, unit.start))
             start, held = unit.start, _Held(batch, shared)
             held.add(unit)

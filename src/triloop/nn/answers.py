@@ -36,8 +36,7 @@ def numbers_per_token(c: DecoderConfig) -> int:
 
 
 def _widths(c: DecoderConfig) -> dict[Projection, int]:
-    qkv = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
-    return {"qkv": qkv, "out": c.hidden_size, "gate_up": 2 * c.intermediate_size, "down": c.hidden_size}
+    return {"qkv": c.qkv_size, "out": c.hidden_size, "gate_up": 2 * c.intermediate_size, "down": c.hidden_size}
 
 
 @final

@@ -53,7 +53,6 @@ tokens of unshared sequences and heads of 32 | 64: length 64 1.8 | 2.1, 512 2.5 
 4096 1.2 | 0.9. In bf16, which that processor emulates, and with shared beginnings torch's is slower still.
 """
 
-
 Answer = Callable[[int, Projection, nn.Module, Tensor], Tensor]
 """(index of a layer, one of its projections, that module, what it reads [tokens, in]) -> what it answers [tokens, out]."""
 
@@ -101,10 +100,14 @@ class DecoderConfig:
             raise ModelError(f"head_dim {self.head_dim} is odd; rotary embedding needs an even one")
 
     @property
+    def qkv_size(self) -> int:
+        """Numbers that ``qkv`` answers: queries, keys and values of all heads."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
     def parameters(self) -> int:
         """Number of weights, biases and norms included."""
-        h, d = self.hidden_size, self.head_dim
-        qkv = (self.num_heads + 2 * self.num_kv_heads) * d
+        h, d, qkv = self.hidden_size, self.head_dim, self.qkv_size
         layer = h * qkv + self.num_heads * d * h + 3 * h * self.intermediate_size + 2 * h
         layer += qkv * self.qkv_bias + h * self.out_bias + (2 * self.intermediate_size + h) * self.mlp_bias
         layer += 2 * d * self.qk_norm
@@ -184,7 +187,7 @@ class Layer(nn.Module):
         self.window = c.sliding_window if index in c.sliding_layers else None
         self.shape = train.AttentionShape(c.num_heads, c.num_kv_heads, c.head_dim, self.window or 0, c.norm_eps)
         self.norm1 = RMSNorm(c.hidden_size, c.norm_eps)
-        self.qkv = Linear(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.qkv_bias)
+        self.qkv = Linear(c.hidden_size, c.qkv_size, bias=c.qkv_bias)
         self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
         self.out = Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
@@ -293,9 +296,7 @@ class Decoder(nn.Module):
         self, ids: Int[Tensor, " tokens"], where: Packing, answer: Answer = multiplied
     ) -> Float[Tensor, "total hidden"]:
         """Hidden states after the final norm, one for each token of the sequences laid end to end. Differentiable.
-
-        ``answer`` says what the layers' projections answer.
-        """
+        ``answer`` says what the layers' projections answer."""
         x: Tensor = self.embed(ids)
         attend, delta = self._attention(x, where), None
         for i, layer in enumerate(self.blocks):

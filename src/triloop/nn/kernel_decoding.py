@@ -57,9 +57,7 @@ class KernelDecoding:
         self._made_for: tuple[int, ...] = ()
         self._steps: dict[tuple[int, bool], list[Callable[[], object]]] = {}
         self._count = ctypes.c_long()  # rows of the step at hand, which calls look up
-        self._any_count = (
-            False  # whether one list of calls does for every number of rows: where they are all the kernels'
-        )
+        self._any_count = False  # whether all calls are the kernels', so that one list does for every number of rows
         self._answers: Answers | None = None
         self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
         self._keys: list[Tensor] = []
@@ -144,7 +142,7 @@ class KernelDecoding:
         self._x, self._normed = torch.zeros(wide, c.hidden_size), torch.zeros(wide, c.hidden_size, dtype=kind)
         self._slots = torch.full((wide,), NONE)
         self._delta, self._last = torch.zeros_like(self._normed), torch.zeros_like(self._x)
-        self._qkv = torch.zeros(wide, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, dtype=kind)
+        self._qkv = torch.zeros(wide, c.qkv_size, dtype=kind)
         self._mixed = torch.zeros(wide, c.num_heads * c.head_dim, dtype=kind)
         self._gate_up = torch.zeros(wide, 2 * c.intermediate_size, dtype=kind)
         self._inner = torch.zeros(wide, c.intermediate_size, dtype=kind)

@@ -55,8 +55,7 @@ class NativeNetwork:
     @property
     def floats_per_token(self) -> int:
         c = self.decoder.config
-        qkv = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
-        return c.num_layers * (4 * c.hidden_size + qkv + c.num_heads * c.head_dim + 3 * c.intermediate_size)
+        return c.num_layers * (4 * c.hidden_size + c.qkv_size + c.num_heads * c.head_dim + 3 * c.intermediate_size)
 
     @property
     def shared(self) -> int:

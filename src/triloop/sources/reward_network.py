@@ -52,6 +52,7 @@ class RewardNetwork(nn.Module):
 
     @property
     def shared(self) -> int:
+        """As the decoder's."""
         return self._forward.shared
 
     @property
