@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int8, Int32
@@ -25,7 +24,8 @@ from torch import Tensor
 
 from triloop.errors import UsageError
 from triloop.kernels import native
-from triloop.kernels.products import Prepared, moved
+from triloop.kernels.calls import Call
+from triloop.kernels.products import moved
 from triloop.kernels.rows import quantise_rows
 
 __all__ = ["MOST_COLUMNS", "PackedInt8", "moved", "pack", "pack_weights", "prepared", "product", "reference", "unpack"]
@@ -125,9 +125,7 @@ def prepared(x: Float[Tensor, "n in"], packed: PackedInt8, out: Float[Tensor, "n
     if not native.available():
         return lambda: out.copy_(reference(x, packed))
     assert x.dtype == out.dtype == torch.float32
-    given = [native.pointer(t) for t in (x, packed.tiles, packed.scales, out)]
-    sizes = (len(x), packed.rows, packed.columns, torch.get_num_threads())
-    return Prepared(partial(native.function("int8_product", "ppppiiii"), *given, *sizes), (x, packed, out))
+    return Call("int8_product", "rpprniit", (x, packed.tiles, packed.scales, out, len(x), packed.rows, packed.columns))
 
 
 def reference(x: Float[Tensor, "n in"], packed: PackedInt8) -> Float[Tensor, "n out"]:

@@ -24,11 +24,13 @@ __all__ = [
     "let_go",
     "pointer",
     "reuse_memory",
+    "run",
+    "runner",
     "suffix",
     "ternary_level",
 ]
 
-ABI = 8
+ABI = 9
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
 
 REBUILD = "build them with: python -m pip install -e . (needs a C++17 compiler such as g++)"
@@ -48,7 +50,8 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         library.triloop_level.restype = ctypes.c_char_p
         library.triloop_compiler.restype = ctypes.c_char_p
         library.triloop_ternary_level.restype = ctypes.c_char_p
-        library.triloop_kernel.restype = ctypes.c_void_p
+        library.triloop_kernel.restype = library.triloop_runner.restype = ctypes.c_void_p
+        library.triloop_run.argtypes = [ctypes.c_void_p, *[ctypes.c_long] * 4]
     except (OSError, AttributeError) as problem:
         return None, f"{found[-1].name} cannot be loaded ({problem}); {REBUILD}"
     if abi != ABI:
@@ -93,6 +96,23 @@ def function(name: str, arguments: str) -> Callable[..., None]:
         raise KeyError(f"no compiled kernel {name!r}")
     kinds: list[Any] = [{"p": ctypes.c_void_p, "i": ctypes.c_long, "f": ctypes.c_float}[a] for a in arguments]
     return ctypes.CFUNCTYPE(None, *kinds)(address)
+
+
+@functools.cache
+def runner(name: str) -> int:
+    """What a list of calls (``kernels.calls``) names this kernel by."""
+    library = _library()[0]
+    address = None if library is None else library.triloop_runner(name.encode())
+    if address is None:
+        raise KeyError(f"no compiled kernel {name!r}")
+    return int(address)
+
+
+def run(code: int, calls: int, rows: int, shares: int, threads: int) -> None:
+    """Make the calls that stand at the address ``code``: csrc/calls.h."""
+    library = _library()[0]
+    assert library is not None
+    library.triloop_run(code, calls, rows, shares, threads)
 
 
 def reuse_memory() -> bool:

@@ -8,8 +8,6 @@ in whatever batch it is sampled, and the same again when the learner reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from triloop.kernels import native
-from triloop.kernels.products import Count, Prepared
+from triloop.kernels.calls import Call, Count
 from triloop.kernels.train import product_type
 
 __all__ = ["Known", "Product", "lay_out", "prepared", "room", "tally", "usable"]
@@ -55,13 +53,11 @@ def prepared(
     bias: Tensor | None,
     out: Float[Tensor, "n out"],
     count: Count | None = None,
-) -> Callable[[], object]:
+) -> Call:
     """The call that writes x weight^T + bias into ``out``, for lists of calls on the same memory, all of it contiguous.
     ``count``: of so many first rows, as it then stands."""
-    p = native.pointer
-    sizes = (len(x) if count is None else count, x.shape[1], out.shape[1], torch.get_num_threads())
-    call = partial(native.function("panel_product", "ppppiiii"), p(x), p(panels), p(bias), p(out), *sizes)
-    return Prepared(call, (x, panels, bias, out))
+    rows = len(x) if count is None else count
+    return Call("panel_product", "rpprniit", (x, panels, bias, out, rows, x.shape[1], out.shape[1]))
 
 
 def tally() -> tuple[int, float]:

@@ -1,11 +1,10 @@
-"""What products on fixed memory have in common: the calls of a decoding step, and the records that they read."""
+"""What products with packed weights have in common: the calls of a decoding step, and the records that they read."""
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,24 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Count", "OwnProduct", "Prepared", "moved"]
+__all__ = ["OwnProduct", "moved"]
 
 Record = TypeVar("Record", bound="DataclassInstance")
-
-
-Count = int | ctypes.c_long
-"""How many rows a prepared call is for: a number, or one that is looked up whenever the call is made."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A kernel with its addresses, and the memory behind them, which lives as long as the call."""
-
-    call: Callable[[], object]
-    kept: tuple[object, ...]
-
-    def __call__(self) -> None:
-        self.call()
 
 
 def moved(packed: Record, device: torch.device | str) -> Record:

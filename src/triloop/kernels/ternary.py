@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int8, Int32, UInt8
@@ -32,7 +31,8 @@ from torch import Tensor
 
 from triloop.errors import UsageError
 from triloop.kernels import native, ternary_triton
-from triloop.kernels.products import Prepared, moved
+from triloop.kernels.calls import Call
+from triloop.kernels.products import moved
 from triloop.kernels.rows import quantise_rows, torch_blocks, torch_rows
 
 __all__ = [
@@ -255,10 +255,8 @@ def prepared(
     if not native.available():
         return lambda: out.copy_(reference(x, packed, block=block))
     assert x.dtype == out.dtype == torch.float32
-    p = native.pointer
-    given = (p(x), p(packed.tiles), p(packed.scales), p(packed.shifts), p(out))
-    sizes = (len(x), packed.rows, packed.columns, packed.group, block, _threads())
-    return Prepared(partial(native.function("ternary_product", "pppppiiiiii"), *given, *sizes), (x, packed, out))
+    given = (x, packed.tiles, packed.scales, packed.shifts, out)
+    return Call("ternary_product", "rppprniiiit", (*given, len(x), packed.rows, packed.columns, packed.group, block))
 
 
 def integer_product(q: Int8[Tensor, "n in"], packed: PackedTernary) -> Int32[Tensor, "n out"]:

@@ -8,9 +8,8 @@ kept, or were forgotten because a weight has changed, is computed as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import final, get_args
 
 import numpy as np
@@ -18,9 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from triloop.kernels import native
+from triloop.kernels.calls import Call, Count
 from triloop.kernels.panels import Known
-from triloop.kernels.products import Count, Prepared
 from triloop.nn.decoder import DecoderConfig, Projection
 from triloop.nn.packing import Packing
 
@@ -79,13 +77,11 @@ class Answers:
         rows: Float[Tensor, "n out"],
         slots: Int[Tensor, " most"],
         count: Count | None = None,
-    ) -> Callable[[], object]:
+    ) -> Call:
         """The call that keeps these rows in the slots that then stand in ``slots``, for lists of calls. ``count``: so many
         first rows, as it then stands."""
-        into, p = self.held[index][name], native.pointer
-        call = native.function("keep_rows", "pppiii")
-        sizes = (len(rows) if count is None else count, rows.shape[1], torch.get_num_threads())
-        return Prepared(partial(call, p(rows), p(slots), p(into), *sizes), (rows, slots, into))
+        into = self.held[index][name]
+        return Call("keep_rows", "rrpnit", (rows, slots, into, len(rows) if count is None else count, rows.shape[1]))
 
     def note(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from triloop.kernels import native, panels
+from triloop.kernels.calls import Call, Count, Place, Program
 from triloop.kernels.products import OwnProduct
 from triloop.nn.answers import NONE, Answers
 from triloop.nn.decoder import Decoder, Layer, Projection, RMSNorm, multiplied
@@ -34,6 +35,13 @@ LAID_OUT = 1 << 29
 HEAD = 0
 """Which of them is the output head's; the others go by the ids of their modules."""
 
+APART = 1 << 23
+"""Up to so many bytes of weights each thread makes a whole step for rows of its own, and reads all weights for it; above,
+threads share out every product."""
+
+FEW = 16
+"""Rows below which they do so in any case."""
+
 KEPT = 1 << 25
 """Most bytes of these, and of the cache, that stay between rollouts, when the learner needs memory."""
 
@@ -47,8 +55,8 @@ class KernelDecoding:
     """On the processor, by compiled kernels; products in bf16, and with weights that are too large to lay out, are torch's.
 
     The residual stream is fp32, everything else has the decoder's dtype. A step is a list of calls with fixed addresses:
-    one list where all calls are the kernels', which look up the number of rows, else one for each such number. Rows are
-    rounded up to a multiple of 4 where there are as many.
+    one program where all of them are the kernels', else a list for each number of rows. Rows are rounded up to a multiple
+    of 4 where there are as many.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -56,8 +64,8 @@ class KernelDecoding:
         self._room = 0
         self._made_for: tuple[int, ...] = ()
         self._steps: dict[tuple[int, bool], list[Callable[[], object]]] = {}
+        self._programs: dict[bool, Program] = {}
         self._count = ctypes.c_long()  # rows of the step at hand, which calls look up
-        self._any_count = False  # whether all calls are the kernels', so that one list does for every number of rows
         self._answers: Answers | None = None
         self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
         self._keys: list[Tensor] = []
@@ -83,21 +91,21 @@ class KernelDecoding:
         if stamp != self._made_for or rows > self._room:
             self._allocate(rows, length)
             self._made_for = stamp
-            self._steps = {}
+            self._forget_steps()
         if self._own:
-            self._steps = {}  # their calls hold weights as they stood when the calls were made
+            self._forget_steps()  # their calls hold weights as they stood when the calls were made
         if not self._keys:
             self._allocate_cache()
         if self.decoder.dtype != torch.float32:
             self._copy_small()
         self._lay_out()
         self.rows = rows
-        self._any_count = rows >= 4 and HEAD in self._panels and self._laid_out
 
     def keep(self, answers: Answers | None) -> bool:
         self._answers = answers if self._laid_out else None
         if self._answers not in (None, self._kept_in):
-            self._steps, self._kept_in = {}, self._answers
+            self._kept_in = self._answers
+            self._forget_steps()
         return self._answers is not None
 
     def rest(self) -> None:
@@ -106,6 +114,9 @@ class KernelDecoding:
                 native.let_go(p)
         if sum(c.nbytes for c in (*self._keys, *self._values)) > KEPT:
             self._keys, self._values = [], []  # a learner's tensors take their place, and they the place of those
+
+    def _forget_steps(self) -> None:
+        self._steps, self._programs = {}, {}
 
     @property
     def _laid_out(self) -> bool:
@@ -120,9 +131,15 @@ class KernelDecoding:
         if sum(w.nbytes for w in weights.values()) > LAID_OUT:
             weights = {}
         if self._panels.keys() != weights.keys():
-            self._panels, self._steps = {k: panels.room(*w.shape) for k, w in weights.items()}, {}
+            self._panels = {k: panels.room(*w.shape) for k, w in weights.items()}
+            self._forget_steps()
         for key, weight in weights.items():
             panels.lay_out(weight, self._panels[key])
+
+    @property
+    def _weight_bytes(self) -> int:
+        """What a step reads of them."""
+        return self.decoder.config.parameters // 4 if self._own else sum(p.nbytes for p in self._panels.values())
 
     def _copy_small(self) -> None:
         """Bring the fp32 copies of small tensors up to date."""
@@ -162,7 +179,8 @@ class KernelDecoding:
         self._values = [torch.empty(*heads, self.length, _up(c.head_dim), dtype=kind) for _ in range(c.num_layers)]
         lies = tuple(t.data_ptr() for t in (*self._keys, *self._values))
         if lies != self._cache_lies:  # often it lies where it was, and the calls are still right
-            self._cache_lies, self._steps = lies, {}
+            self._cache_lies = lies
+            self._forget_steps()
 
     # ------------------------------------------------------------------ rows
 
@@ -177,7 +195,7 @@ class KernelDecoding:
             self.kept = self._answers.take(torch.ones_like(row, dtype=torch.bool))
 
         def answer(index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
-            y = multiplied(index, name, module, x).contiguous()
+            y = self._answer(index, name, module, x)
             if self._answers is not None:
                 self._answers.keeper(index, name, y, self.kept)()
             if name == "qkv":
@@ -197,6 +215,14 @@ class KernelDecoding:
         logits = torch.empty(len(last), len(self._head))
         panels.prepared(last.float(), self._panels[HEAD], None, logits)()
         return logits
+
+    def _answer(self, index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
+        if id(module) not in self._panels:
+            return multiplied(index, name, module, x).contiguous()
+        assert isinstance(module, nn.Linear)
+        y = x.new_empty(len(x), module.out_features)
+        self._product(x.contiguous(), module, y)()
+        return y
 
     def _turned(self, layer: Layer) -> tuple[Tensor | None, ...]:
         """What turns and norms the layer's heads: cos, sin, norm of queries, norm of keys."""
@@ -222,21 +248,29 @@ class KernelDecoding:
             self.kept = self._slots[:n] = self._answers.take(positions > 0)
             self._slots[n:wide] = NONE
         self._count.value = wide
-        kind = (0 if self._any_count else wide, self._answers is not None)
-        calls = self._steps.get(kind)
-        if calls is None:
-            calls = self._steps[kind] = self._step(len(self._x) if self._any_count else wide)
-        for call in calls:
-            call()
+        self._run(wide, self._answers is not None)
         return self._logits[:n]
+
+    def _run(self, wide: int, keeps: bool) -> None:
+        if keeps not in self._programs and (wide, keeps) not in self._steps:
+            calls = self._step(len(self._x))
+            own = [c for c in calls if isinstance(c, Call)]
+            if len(own) == len(calls):
+                self._programs[keeps] = Program(own)
+            else:
+                self._steps[wide, keeps] = self._step(wide)
+        if keeps in self._programs:
+            self._programs[keeps](wide, apart=wide >= FEW and self._weight_bytes <= APART)
+        else:
+            for call in self._steps[wide, keeps]:
+                call()
 
     def _step(self, n: int) -> list[Callable[[], object]]:
         """The calls of a step for the first n rows, or for as many as ``_count`` then says, which are at most n."""
         d = self.decoder
         x, normed, last = self._x[:n], self._normed[:n], self._last[:n]
-        calls: list[Callable[[], object]] = [self._look_up]
         blocks = d.blocks
-        calls.append(self._norm(x, None, blocks[0].norm1, normed))
+        calls = [self._look_up(n), self._norm(x, None, blocks[0].norm1, normed)]
         for i, layer in enumerate(blocks):
             following = blocks[i + 1].norm1 if i + 1 < len(blocks) else d.norm
             calls += self._layer(i, layer, n, following, normed if i + 1 < len(blocks) else last)
@@ -247,12 +281,11 @@ class KernelDecoding:
             calls += self._read_out(normed, n)
         return calls
 
-    def _look_up(self) -> None:
-        n, embed = self._count.value, self.decoder.embed.weight.detach()
+    def _look_up(self, n: int) -> Callable[[], object]:
+        embed, token, x = self.decoder.embed.weight.detach(), self._token[:n], self._x[:n]
         if embed.dtype == torch.float32:
-            torch.index_select(embed, 0, self._token[:n], out=self._x[:n])
-        else:
-            self._x[:n].copy_(embed.index_select(0, self._token[:n]))
+            return Call("look_up", "prrnit", (embed, token, x, self._count, x.shape[1]))
+        return lambda: x.copy_(embed.index_select(0, token))
 
     def _read_out(self, x: Tensor, n: int) -> list[Callable[[], object]]:
         """The logits. A large head goes block by block: products of few rows first copy the matrix, best within a cache."""
@@ -267,18 +300,18 @@ class KernelDecoding:
 
     def _layer(self, i: int, layer: Layer, n: int, following: RMSNorm, into: Tensor) -> list[Callable[[], object]]:
         normed, x, delta = self._normed[:n], self._x[:n], self._delta[:n]
-        qkv, gate_up = self._qkv[:n], self._gate_up[:n]
+        qkv, gate_up, rows = self._qkv[:n], self._gate_up[:n], self._count
         return [
-            self._product(normed, layer.qkv, qkv),
+            self._product(normed, layer.qkv, qkv, rows),
             *self._keeper(i, "qkv", qkv),
             self._attend(i, layer),
-            self._product(self._mixed[:n], layer.out, delta),
+            self._product(self._mixed[:n], layer.out, delta, rows),
             *self._keeper(i, "out", delta),
             self._norm(x, delta, layer.norm2, normed),
-            self._product(normed, layer.gate_up, gate_up),
+            self._product(normed, layer.gate_up, gate_up, rows),
             *self._keeper(i, "gate_up", gate_up),
             self._swiglu(),
-            self._product(self._inner[:n], layer.down, delta),
+            self._product(self._inner[:n], layer.down, delta, rows),
             *self._keeper(i, "down", delta),
             self._norm(x, delta, following, into),
         ]
@@ -286,36 +319,32 @@ class KernelDecoding:
     def _keeper(self, i: int, name: Projection, rows: Tensor) -> list[Callable[[], object]]:
         return [] if self._answers is None else [self._answers.keeper(i, name, rows, self._slots, self._count)]
 
-    def _product(self, x: Tensor, layer: nn.Module, out: Tensor) -> Callable[[], object]:
+    def _product(self, x: Tensor, layer: nn.Module, out: Tensor, count: Count | None = None) -> Callable[[], object]:
         if isinstance(layer, OwnProduct):
             return layer.into(x, out)
         assert isinstance(layer, nn.Linear)
         own = {name: p.detach() for name, p in layer.named_parameters()}
         weight, bias = own["weight"], own.get("bias")
         if id(layer) in self._panels:
-            return panels.prepared(x, self._panels[id(layer)], bias, out, self._count)
+            return panels.prepared(x, self._panels[id(layer)], bias, out, count)
         if bias is None:
             return partial(torch.mm, x, weight.t(), out=out)
         return partial(torch.addmm, bias, x, weight.t(), out=out)
 
     def _norm(self, x: Tensor, delta: Tensor | None, norm: RMSNorm, out: Tensor) -> Callable[[], object]:
         kind = self._t + (".float" if out.dtype != self.decoder.dtype else "")
-        call = native.function("norm" + kind, "pppfpiii")
-        p = native.pointer
-        given = (p(x), p(delta), p(self._norms[id(norm)][1]), self.decoder.config.norm_eps)
-        return partial(call, *given, p(out), self._count, x.shape[1], self._threads)
+        given = (x, delta, self._norms[id(norm)][1], self.decoder.config.norm_eps, out)
+        return Call("norm" + kind, "rrpfrnit", (*given, self._count, x.shape[1]))
 
     def _swiglu(self) -> Callable[[], object]:
-        call = native.function("swiglu" + self._t, "ppiii")
-        into, p = self._inner, native.pointer
-        return partial(call, p(self._gate_up), p(into), self._count, into.shape[1], self._threads)
+        given = (self._gate_up, self._inner, self._count, self._inner.shape[1])
+        return Call("swiglu" + self._t, "rrnit", given)
 
     def _attend(self, i: int, layer: Layer) -> Callable[[], object]:
-        call = native.function("attend_step" + self._t, "ppppppfpppiiiiiifi")
-        before = [native.pointer(t) for t in (self._qkv, self._position, *self._turned(layer))]
-        into = [native.pointer(t) for t in (self._keys[i], self._values[i], self._mixed)]
+        before = (self._qkv, self._position, *self._turned(layer), self.decoder.config.norm_eps)
+        into = (Place.of(self._keys[i]), Place.of(self._values[i]), self._mixed)  # the cache may go while steps stay
         sizes = (self._count, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
-        return partial(call, *before, self.decoder.config.norm_eps, *into, *sizes, layer.dim**-0.5, self._threads)
+        return Call("attend_step" + self._t, "rrppppfrrrniiiiift", (*before, *into, *sizes, layer.dim**-0.5))
 
 
 def _own_product(module: object) -> OwnProduct | None:

@@ -15,17 +15,9 @@
 #include <unistd.h>
 #endif
 
-#include "parallel.h"
-
-#define ONE(name) {#name, (void*)&name},
-#define BOTH(name) {#name, (void*)&name<float>}, {#name ".bf16", (void*)&name<bf16>},
+#include "calls.h"
 
 namespace triloop {
-
-struct Entry {
-    const char* name;
-    void* address;
-};
 
 #define LANES 4
 namespace plain {
@@ -74,14 +66,20 @@ static Level pick() {
 
 static const Level active = pick();
 
-void* ternary_kernel(const char* name);  // ternary.cpp, which has levels of its own
+const Entry* ternary_kernel(const char* name);  // ternary.cpp, which has levels of its own
+
+static const Entry* find(const char* name) {
+    for (const Entry* e = active.entries; e->name; e++)
+        if (!std::strcmp(e->name, name)) return e;
+    return ternary_kernel(name);
+}
 
 }  // namespace triloop
 
 #define VISIBLE extern "C" __attribute__((visibility("default")))
 
 // Changes with the arguments of any kernel.
-VISIBLE int triloop_abi() { return 8; }
+VISIBLE int triloop_abi() { return 9; }
 
 VISIBLE const char* triloop_level() { return triloop::active.name; }
 
@@ -109,7 +107,16 @@ VISIBLE int triloop_reuse_memory() {
 VISIBLE int triloop_threaded() { return GOMP_parallel != nullptr; }
 
 VISIBLE void* triloop_kernel(const char* name) {
-    for (const triloop::Entry* e = triloop::active.entries; e->name; e++)
-        if (!std::strcmp(e->name, name)) return e->address;
-    return triloop::ternary_kernel(name);
+    const triloop::Entry* e = triloop::find(name);
+    return e ? e->address : nullptr;
+}
+
+// What a list of calls names this kernel by.
+VISIBLE void* triloop_runner(const char* name) {
+    const triloop::Entry* e = triloop::find(name);
+    return e ? (void*)e->run : nullptr;
+}
+
+VISIBLE void triloop_run(const int64_t* code, long calls, long rows, long shares, long threads) {
+    triloop::run_program(code, calls, rows, shares, threads);
 }

@@ -15,7 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "parallel.h"
+#include "calls.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -26,14 +26,7 @@
 #include <sys/auxv.h>
 #endif
 
-#define ONE(name) {#name, (void*)&name},
-
 namespace triloop {
-
-struct Entry {
-    const char* name;
-    void* address;
-};
 
 namespace ternary {
 
@@ -249,15 +242,15 @@ static const Level& active() {
     return level;
 }
 
-static void* find(const Level& level, const char* name) {
+static const Entry* find(const Level& level, const char* name) {
     for (const Entry* e = level.entries; e->name; e++)
-        if (!std::strcmp(e->name, name)) return e->address;
+        if (!std::strcmp(e->name, name)) return e;
     return nullptr;
 }
 
 }  // namespace ternary
 
-void* ternary_kernel(const char* name) { return ternary::find(ternary::active(), name); }
+const Entry* ternary_kernel(const char* name) { return ternary::find(ternary::active(), name); }
 
 }  // namespace triloop
 
@@ -269,6 +262,9 @@ VISIBLE const char* triloop_ternary_level() { return triloop::ternary::active().
 VISIBLE void* triloop_ternary(const char* level, const char* name) {
     using namespace triloop::ternary;
     for (const Ranked& r : levels)
-        if (!std::strcmp(r.level.name, level)) return r.level.there() ? find(r.level, name) : nullptr;
+        if (!std::strcmp(r.level.name, level)) {
+            const triloop::Entry* e = r.level.there() ? find(r.level, name) : nullptr;
+            return e ? e->address : nullptr;
+        }
     return nullptr;
 }
