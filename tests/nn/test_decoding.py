@@ -58,13 +58,13 @@ def decoder(**changes: object) -> Decoder:
 
 
 def run(decoding: Decoding, steps: int = 40) -> torch.Tensor:
-    """Logits of a prefill, a fork and many steps; [steps + 1, 4, vocab]."""
+    """Logits of a prefill, of two rows that part and of many steps; [steps + 1, 4, vocab]."""
     decoding.reset(6, 64)
     rows = torch.tensor([2, 0, 1])
     out = [torch.zeros(4, decoding.decoder.config.vocab_size)]  # type: ignore[attr-defined]
     out[0][rows] = decoding.prefill(*padded(PROMPTS), rows).float()
     positions = torch.tensor([1, 6, 3, 3])
-    decoding.fork(torch.tensor([3]), torch.tensor([2]), 3)
+    decoding.arrange(torch.tensor([0, 1, 2, 2]), positions)
     out[0][3] = out[0][2]
     for step in range(steps):
         tokens = torch.tensor([(7 * step + 5 * r) % 31 for r in range(4)])

@@ -164,7 +164,7 @@ class KVCache:
         self._take(rows, source, prompts, prompts.length)
 
     def fork(self, rows: Int[Tensor, " new"], source: Int[Tensor, " new"], span: int) -> None:
-        """Copy the first ``span`` positions of row ``source[i]``, all that it has, into row ``rows[i]``."""
+        """Copy the first ``span`` positions of row ``source[i]``, all that it has, into row ``rows[i]``. None is both."""
         self.bias[rows] = float("-inf")
         self._take(rows, source, self, span)
 

@@ -26,6 +26,8 @@ class Decoding(Protocol):
     """Rows are numbered 0..rows-1. Position 0 marks a row that is free: what is computed for it means nothing."""
 
     rows: int
+    paged: bool
+    """Whether ``arrange`` may move rows at no cost."""
     kept: Int[Tensor, " n"]
     """Where the answers are (``keep``): of every row of the last ``decode``, or every token of the last ``prefill``."""
 
@@ -43,8 +45,9 @@ class Decoding(Protocol):
         """Right-padded prompts into these rows; logits after the last token of each."""
         ...
 
-    def fork(self, rows: Int[Tensor, " new"], source: Int[Tensor, " new"], span: int) -> None:
-        """Copy the first ``span`` positions, all that it has, of row ``source[i]`` into row ``rows[i]``."""
+    def arrange(self, sources: Int[Tensor, " n"], lengths: Int[Tensor, " n"]) -> None:
+        """Row i is from now on what row ``sources[i]`` was, of which the first ``lengths[i]`` positions are filled, 0 where
+        it is free; rows behind the first n are free."""
         ...
 
     def decode(self, tokens: Int[Tensor, " n"], positions: Int[Tensor, " n"], span: int) -> Float[Tensor, "n vocab"]:
@@ -76,6 +79,8 @@ def decoding_of(decoder: Decoder) -> Decoding:
 class TorchDecoding:
     """On any device, by torch's operations."""
 
+    paged = False
+
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.rows, self.kept = decoder, 0, torch.empty(0, dtype=torch.long)
 
@@ -93,8 +98,11 @@ class TorchDecoding:
         self.cache.place(rows.to(d), torch.arange(len(rows), device=d), prompts)
         return logits
 
-    def fork(self, rows: Tensor, source: Tensor, span: int) -> None:
-        self.cache.fork(rows.to(self.decoder.device), source.to(self.decoder.device), span)
+    def arrange(self, sources: Tensor, lengths: Tensor) -> None:
+        rows = torch.nonzero((sources != torch.arange(len(sources))) & (lengths > 0))[:, 0]
+        if len(rows):
+            d = self.decoder.device
+            self.cache.fork(rows.to(d), sources[rows].to(d), int(lengths[rows].max()))
 
     def decode(self, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
         d = self.decoder.device

@@ -16,11 +16,9 @@ from triloop.kernels.products import OwnProduct
 from triloop.nn.answers import NONE, Answers
 from triloop.nn.decoder import Decoder, Layer, Projection, RMSNorm, multiplied
 from triloop.nn.packing import packing
+from triloop.nn.pages import PAGE, Pages
 
 __all__ = ["KernelDecoding", "projections"]
-
-TILE = 16
-"""Positions of a tile of keys, and the multiple that lengths and values' depths are rounded up to (csrc/decode.inc)."""
 
 PLAIN_HEAD = 4096
 """Up to this vocabulary the output head multiplies in fp32, as the learner's does: it is a small part of a step."""
@@ -59,6 +57,8 @@ class KernelDecoding:
     of 4 where there are as many.
     """
 
+    paged = True
+
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.rows, self.length, self.kept = decoder, 0, 0, torch.empty(0, dtype=torch.long)
         self._room = 0
@@ -68,14 +68,14 @@ class KernelDecoding:
         self._count = ctypes.c_long()  # rows of the step at hand, which calls look up
         self._answers: Answers | None = None
         self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._cache_lies: tuple[int, ...] = ()  # the addresses of these that steps are made for
+        self._pages = Pages(0, 0)
+        self._cache: tuple[Tensor, ...] = ()  # keys and values, each [layers, pages, numbers of a page]
+        self._cache_lies: tuple[int, ...] = ()  # the addresses that steps are made for
         self._panels: dict[int, Tensor] = {}
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
-        self._write = native.function("cache_write" + self._t, "ppppppfppiiiii")
-        self._fork = native.function("cache_fork" + self._t, "ppppiiiiii")
+        self._write = native.function("cache_write" + self._t, "pppppppfppiiiii")
+        self._copy = native.function("cache_copy" + self._t, "pppiiiii")
 
     # ------------------------------------------------------------------ memory
 
@@ -94,8 +94,9 @@ class KernelDecoding:
             self._forget_steps()
         if self._own:
             self._forget_steps()  # their calls hold weights as they stood when the calls were made
-        if not self._keys:
+        if not self._cache:
             self._allocate_cache()
+        self._pages.clear()
         if self.decoder.dtype != torch.float32:
             self._copy_small()
         self._lay_out()
@@ -112,8 +113,8 @@ class KernelDecoding:
         if sum(p.nbytes for p in self._panels.values()) > KEPT:
             for p in self._panels.values():
                 native.let_go(p)
-        if sum(c.nbytes for c in (*self._keys, *self._values)) > KEPT:
-            self._keys, self._values = [], []  # a learner's tensors take their place, and they the place of those
+        if sum(c.nbytes for c in self._cache) > KEPT:
+            self._cache = ()  # a learner's tensors take their place, and they the place of those
 
     def _forget_steps(self) -> None:
         self._steps, self._programs = {}, {}
@@ -152,7 +153,7 @@ class KernelDecoding:
         d, c = self.decoder, self.decoder.config
         kind = d.dtype
         self._room, self.length, self._threads = rows, length, torch.get_num_threads()
-        self._keys, self._values = [], []
+        self._cache, self._pages = (), Pages(rows, length)
         self._cos, self._sin = d.turns(length)
         wide = _up(rows, 4)
         self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
@@ -174,10 +175,9 @@ class KernelDecoding:
 
     def _allocate_cache(self) -> None:
         c, kind = self.decoder.config, self.decoder.dtype
-        heads = (self._room, c.num_kv_heads)
-        self._keys = [torch.empty(*heads, self.length * c.head_dim, dtype=kind) for _ in range(c.num_layers)]
-        self._values = [torch.empty(*heads, self.length, _up(c.head_dim), dtype=kind) for _ in range(c.num_layers)]
-        lies = tuple(t.data_ptr() for t in (*self._keys, *self._values))
+        numbers = [c.num_kv_heads * PAGE * depth for depth in (c.head_dim, _up(c.head_dim))]
+        self._cache = tuple(torch.empty(c.num_layers, self._pages.total, n, dtype=kind) for n in numbers)
+        lies = tuple(t.data_ptr() for t in self._cache)
         if lies != self._cache_lies:  # often it lies where it was, and the calls are still right
             self._cache_lies = lies
             self._forget_steps()
@@ -190,6 +190,7 @@ class KernelDecoding:
         d, c = self.decoder, self.decoder.config
         where = packing(lengths.tolist())
         row = rows.repeat_interleave(lengths)
+        self._pages.start(rows.numpy(), lengths.numpy())
 
         if self._answers is not None:
             self.kept = self._answers.take(torch.ones_like(row, dtype=torch.bool))
@@ -200,8 +201,9 @@ class KernelDecoding:
                 self._answers.keeper(index, name, y, self.kept)()
             if name == "qkv":
                 cos, sin, _, key_norm = self._turned(d.blocks[index])
-                given, into = (y, row, where.positions, cos, sin, key_norm), (self._keys[index], self._values[index])
-                sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self.length)
+                given = (y, row, where.positions, self._pages.table, cos, sin, key_norm)
+                into = [x[index] for x in self._cache]
+                sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self._pages.width)
                 self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
             return y
 
@@ -229,18 +231,18 @@ class KernelDecoding:
         norms = [None if m is None else self._norms[id(m)][1] for m in (layer.q_norm, layer.k_norm)]
         return *((self._cos, self._sin) if layer.rotary else (None, None)), *norms
 
-    def fork(self, rows: Tensor, source: Tensor, span: int) -> None:
-        c = self.decoder.config
-        sizes = (len(rows), c.num_kv_heads, c.head_dim, self.length, span, self._threads)
-        for keys, values in zip(self._keys, self._values, strict=True):
-            self._fork(*(native.pointer(x) for x in (rows, source, keys, values)), *sizes)
+    def arrange(self, sources: Tensor, lengths: Tensor) -> None:
+        into, old = map(torch.from_numpy, self._pages.arrange(sources.numpy(), lengths.numpy()))
+        for memory in self._cache if len(into) else ():
+            self._copy(*map(native.pointer, (into, old, memory)), len(into), *memory.shape, self._threads)
 
     # ------------------------------------------------------------------ a step
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
-        assert self._keys, "reset comes first"
+        assert self._cache, "reset comes first"
         n = len(tokens)
+        self._pages.reach(positions.numpy())
         wide = n if self.rows < 4 else _up(n, 4)  # one row alone is a product with a vector, several times as fast
         self._token[:n], self._position[:n] = tokens, positions
         self._token[n:wide], self._position[n:wide] = 0, 0
@@ -341,15 +343,19 @@ class KernelDecoding:
         return Call("swiglu" + self._t, "rrnit", given)
 
     def _attend(self, i: int, layer: Layer) -> Callable[[], object]:
-        before = (self._qkv, self._position, *self._turned(layer), self.decoder.config.norm_eps)
-        into = (Place.of(self._keys[i]), Place.of(self._values[i]), self._mixed)  # the cache may go while steps stay
-        sizes = (self._count, layer.heads, layer.kv_heads, layer.dim, self.length, layer.window or 0)
-        return Call("attend_step" + self._t, "rrppppfrrrniiiiift", (*before, *into, *sizes, layer.dim**-0.5))
+        before = (self._qkv, self._position, self._pages.table, *self._turned(layer), self.decoder.config.norm_eps)
+        keys, values = (Place.of(x[i]) for x in self._cache)  # the cache may go while steps stay
+        sizes = (self._count, layer.heads, layer.kv_heads, layer.dim, self._pages.width, layer.window or 0)
+        return Call(
+            "attend_step" + self._t,
+            "rrrppppfpprniiiiift",
+            (*before, keys, values, self._mixed, *sizes, layer.dim**-0.5),
+        )
 
 
 def _own_product(module: object) -> OwnProduct | None:
     return module if isinstance(module, OwnProduct) else None
 
 
-def _up(number: int, to: int = TILE) -> int:
+def _up(number: int, to: int = PAGE) -> int:
     return -(-number // to) * to

@@ -4,98 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
-from triloop.kernels import native
-
-__all__ = ["Copies", "Homes", "Regrouped"]
-
-Copies = tuple[Tensor, Tensor]
-"""Cache rows to copy into, and from: two tensors of one length."""
+__all__ = ["Homes", "Regrouped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Regrouped:
-    """What a step has to do."""
+    """What each cache row does next: it becomes what row ``sources`` was, and appends ``tokens`` at ``positions``.
+    Position 0 is a gap."""
 
-    parted: Copies
-    """Rows whose readers drew different tokens."""
-    moved: Copies
-    """Rows that fill gaps; to be copied after those that part."""
+    sources: Int[Tensor, " count"]
     tokens: Int[Tensor, " count"]
-    """What each cache row appends, and where; position 0 for a gap."""
     positions: Int[Tensor, " count"]
 
 
+@final
 class Homes:
-    """The cache row of each engine row, -1 for one that is free."""
+    """The cache row of each engine row, -1 for one that is free.
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.of = torch.full((rows,), -1, dtype=torch.long)
+    Rows that move cost nothing where a cache is made of pages: they stand without gaps, with those that began alike side by
+    side. ``stable``: moving a row copies it, and rows stay where they are as long as gaps are few.
+    """
 
-    def free(self) -> Int[Tensor, " free"]:
-        """Cache rows that nobody reads, lowest first: the rows in use stay close together."""
-        used = torch.zeros(self.rows, dtype=torch.bool)
+    def __init__(self, rows: int, *, stable: bool) -> None:
+        self.rows, self.stable = rows, stable
+        self.of: NDArray[np.int64] = np.full(rows, -1)
+
+    def give(self, rows: Sequence[int], groups: Int[np.ndarray, " rows"], count: int) -> NDArray[np.int64]:
+        """Home for ``count`` fresh histories, shared by the engine rows ``rows`` as ``groups`` says; the cache rows, the
+        lowest that nobody reads."""
+        self.of[rows] = -1
+        used = np.zeros(self.rows, np.bool_)
         used[self.of[self.of >= 0]] = True
-        return torch.nonzero(~used)[:, 0]
-
-    def give(self, rows: Sequence[int], groups: Int[Tensor, " rows"], count: int) -> Int[Tensor, " count"]:
-        """Home for ``count`` fresh histories, shared by the engine rows ``rows`` as ``groups`` says; the cache rows."""
-        self.of[list(rows)] = -1
-        homes = self.free()[:count]
-        self.of[list(rows)] = homes[groups]
+        homes = np.flatnonzero(~used)[:count]
+        self.of[rows] = homes[groups]
         return homes
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Forget every engine row but these."""
-        self.of = self.of[rows]
+        self.of = self.of[rows.numpy()]
 
     def regroup(self, tokens: Int[Tensor, " engine"], positions: Int[Tensor, " engine"]) -> Regrouped:
-        """Every engine row appends a token; position 0 frees it.
+        """Every engine row appends a token; position 0 frees it. Readers of a cache row that draw different tokens part."""
+        draws, at = tokens.numpy(), positions.numpy()
+        self.of = np.where(at > 0, self.of, -1)
+        if self.stable:
+            return self._stay(draws.tolist(), at.tolist())
+        live = np.flatnonzero(self.of >= 0)
+        branches, first, which = np.unique(self.of[live] << 32 | draws[live], return_index=True, return_inverse=True)
+        self.of[live] = which
+        found = branches >> 32, branches & 0xFFFFFFFF, at[live[first]]
+        return Regrouped(*map(torch.from_numpy, found))
 
-        Where readers of a cache row append different tokens, the first of them keeps it, and each other token gets the
-        lowest free row. Gaps are closed when more than a quarter of the rows up to the highest one are not in use.
-        """
-        if native.available():
-            return self._compiled(tokens, positions)
-        return self._plain(tokens.tolist(), positions.tolist())
-
-    def _compiled(self, tokens: Tensor, positions: Tensor) -> Regrouped:
-        out = torch.empty(8, self.rows, dtype=torch.long)
-        sizes = torch.empty(3, dtype=torch.long)
-        pieces = [self.of, tokens, positions, *out[:4].unbind(), sizes, out[4:]]
-        addresses = [native.pointer(x) for x in pieces]
-        native.function("regroup", "pppppppppii")(*addresses, len(self.of), self.rows)
-        parts, copies, count = sizes.tolist()
-        token, position, into, source = out[:4].unbind()
-        parted, moved = (into[:parts], source[:parts]), (into[parts:copies], source[parts:copies])
-        return Regrouped(parted, moved, token[:count], position[:count])
-
-    def _plain(self, tokens: list[int], positions: list[int]) -> Regrouped:
-        homes = [h if p else -1 for h, p in zip(self.of.tolist(), positions, strict=True)]
+    def _stay(self, tokens: list[int], positions: list[int]) -> Regrouped:
+        """Where readers part, the first of them keeps the row, and each other token gets the lowest free one. Gaps are
+        closed when more than a quarter of the rows up to the highest one are not in use."""
+        homes: list[int] = self.of.tolist()
         used = [False] * self.rows
         for home in homes:
             if home >= 0:
                 used[home] = True
-        parted = _part(homes, tokens, used)
-        moved = _close_gaps(homes, used)
+        sources = list(range(self.rows))
+        _part(homes, tokens, used, sources)
+        _close_gaps(homes, used, sources)
         count = max(homes) + 1
         token, position = [0] * count, [0] * count
         for home, t, p in zip(homes, tokens, positions, strict=True):
             if home >= 0:
                 token[home], position[home] = t, p
-        self.of = torch.tensor(homes)
-        return Regrouped(_tensors(parted), _tensors(moved), torch.tensor(token), torch.tensor(position))
+        self.of = np.array(homes)
+        return Regrouped(*map(torch.tensor, (sources[:count], token, position)))
 
 
-def _part(homes: list[int], tokens: list[int], used: list[bool]) -> list[tuple[int, int]]:
-    """Change ``homes`` and ``used`` in place; (into, from) of the copies."""
-    copies, branches, vacant = [], dict[tuple[int, int], int](), 0
-    kept = set[int]()
+def _part(homes: list[int], tokens: list[int], used: list[bool], sources: list[int]) -> None:
+    """Change the lists in place."""
+    branches, kept, vacant = dict[tuple[int, int], int](), set[int](), 0
     for row, home in enumerate(homes):
         if home < 0:
             continue
@@ -106,22 +96,17 @@ def _part(homes: list[int], tokens: list[int], used: list[bool]) -> list[tuple[i
         elif branch is None:
             vacant = used.index(False, vacant)
             used[vacant] = True
-            copies.append((vacant, home))
+            sources[vacant] = home
             branch = vacant
         branches[home, tokens[row]] = homes[row] = branch
-    return copies
 
 
-def _close_gaps(homes: list[int], used: list[bool]) -> list[tuple[int, int]]:
+def _close_gaps(homes: list[int], used: list[bool], sources: list[int]) -> None:
     count, height = sum(used), len(used) - used[::-1].index(True)
     if height - count <= height // 4:
-        return []
+        return
     gaps = [row for row in range(count) if not used[row]]
     number = dict(zip((row for row in range(count, height) if used[row]), gaps, strict=True))
     homes[:] = [number.get(home, home) for home in homes]
-    return [(into, source) for source, into in number.items()]
-
-
-def _tensors(copies: list[tuple[int, int]]) -> Copies:
-    pairs = torch.tensor(copies, dtype=torch.long).reshape(-1, 2)
-    return pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
+    for source, into in number.items():
+        sources[into] = sources[source]

@@ -1,7 +1,7 @@
 """The native decoder as the engine steps it: rows with the same history are computed once.
 
 Completions of one prompt begin alike, and a policy that is sure of itself goes on alike for long. The cache therefore has
-a row for each distinct history, not for each completion. Where completions part, their cache row is copied.
+a row for each distinct history, not for each completion.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NativeStepper:
     def open(self, rows: int, length: int) -> int:
         rows = max(1, min(rows, self.cache_bytes // self.decoding.bytes_per_row(length)))
         self.decoding.reset(rows, length)
-        self.homes = Homes(rows)
+        self.homes = Homes(rows, stable=not self.decoding.paged)
         self._end()
         if self.decoding.keep(self.answers) and self.answers is not None:
             self._histories = Histories(self.answers, rows, length)
@@ -52,7 +52,7 @@ class NativeStepper:
     def admit(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> Float[Tensor, "new vocab"]:
         place = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
         distinct, source = list(place), torch.tensor([place[p] for p in prompts])
-        homes = self.homes.give(rows, source, len(distinct))
+        homes = torch.from_numpy(self.homes.give(rows, source.numpy(), len(distinct)))
         at_once = max(1, self.prefill_tokens // max(map(len, distinct)))
         logits, kept = [], list[Tensor]()
         for first in range(0, len(distinct), at_once):
@@ -69,11 +69,9 @@ class NativeStepper:
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], span: int
     ) -> Float[Tensor, "rows vocab"]:
         todo = self.homes.regroup(tokens, positions)
-        for into, source in (todo.parted, todo.moved):
-            if len(into):
-                self.decoding.fork(into, source, span - 1)
+        self.decoding.arrange(todo.sources, todo.positions)
         logits = self.decoding.decode(todo.tokens, todo.positions, span)
-        read = self.homes.of.clamp(min=0)
+        read = torch.from_numpy(self.homes.of.clip(min=0))
         if self._histories is not None:
             self._histories.append(tokens, positions, self.decoding.kept[read])
         return logits.index_select(0, read.to(logits.device)).float()
