@@ -70,6 +70,11 @@ class Answers:
         self._used = min(self.capacity, self._used + int(wanted.sum()))
         return slots
 
+    def lines(self, index: int, name: Projection, slots: Int[Tensor, " n"]) -> Float[Tensor, "n out"] | None:
+        """The memory of these slots of ``take``, to be written there at once; None unless all rows got one."""
+        first, last = int(slots[0]), int(slots[-1])
+        return self.held[index][name][first : last + 1] if 0 <= first == last + 1 - len(slots) else None
+
     def keeper(
         self,
         index: int,

@@ -74,7 +74,7 @@ class KernelDecoding:
         self._panels: dict[int, Tensor] = {}
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
-        self._write = native.function("cache_write" + self._t, "pppppppfppiiiii")
+        self._write = native.function("cache_write" + self._t, "pppppppfppiiiiii")
         self._copy = native.function("cache_copy" + self._t, "pppiiiii")
 
     # ------------------------------------------------------------------ memory
@@ -196,14 +196,15 @@ class KernelDecoding:
             self.kept = self._answers.take(torch.ones_like(row, dtype=torch.bool))
 
         def answer(index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
-            y = self._answer(index, name, module, x)
-            if self._answers is not None:
+            kept = None if self._answers is None else self._answers.lines(index, name, self.kept)
+            y = self._answer(index, name, module, x, kept)
+            if self._answers is not None and kept is None:
                 self._answers.keeper(index, name, y, self.kept)()
             if name == "qkv":
                 cos, sin, _, key_norm = self._turned(d.blocks[index])
                 given = (y, row, where.positions, self._pages.table, cos, sin, key_norm)
                 into = [x[index] for x in self._cache]
-                sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self._pages.width)
+                sizes = (len(row), c.num_heads, c.num_kv_heads, c.head_dim, self._pages.width, self._threads)
                 self._write(*map(native.pointer, given), c.norm_eps, *map(native.pointer, into), *sizes)
             return y
 
@@ -218,11 +219,11 @@ class KernelDecoding:
         panels.prepared(last.float(), self._panels[HEAD], None, logits)()
         return logits
 
-    def _answer(self, index: int, name: Projection, module: nn.Module, x: Tensor) -> Tensor:
+    def _answer(self, index: int, name: Projection, module: nn.Module, x: Tensor, into: Tensor | None) -> Tensor:
         if id(module) not in self._panels:
             return multiplied(index, name, module, x).contiguous()
         assert isinstance(module, nn.Linear)
-        y = x.new_empty(len(x), module.out_features)
+        y = x.new_empty(len(x), module.out_features) if into is None else into
         self._product(x.contiguous(), module, y)()
         return y
 
