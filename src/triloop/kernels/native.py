@@ -28,7 +28,7 @@ __all__ = [
     "ternary_level",
 ]
 
-ABI = 8
+ABI = 9
 """Of ``csrc/kernels.cpp``; a library of another one is older or newer than this file."""
 
 REBUILD = "build them with: python -m pip install -e . (needs a C++17 compiler such as g++)"

@@ -81,7 +81,7 @@ void* ternary_kernel(const char* name);  // ternary.cpp, which has levels of its
 #define VISIBLE extern "C" __attribute__((visibility("default")))
 
 // Changes with the arguments of any kernel.
-VISIBLE int triloop_abi() { return 8; }
+VISIBLE int triloop_abi() { return 9; }
 
 VISIBLE const char* triloop_level() { return triloop::active.name; }
 
