@@ -1,4 +1,5 @@
-"""Products with fp32 weights that are laid out once and then read from front to back (``csrc/matmul.inc``).
+"""Products in fp32: with weights that are laid out once and then read from front to back (``csrc/matmul.inc``), and of
+matrices as they stand (``csrc/product.inc``).
 
 A library's product lays the weights out anew in every call. For the few hundred rows of a decoding step that costs up to a
 third of it, for four or eight rows more than the product itself. Every number of the answer is one chain of multiply-adds
@@ -75,8 +76,8 @@ def tally() -> tuple[int, float]:
 
 
 def multiply(
-    left: Float[Tensor, "..."],
-    right: Float[Tensor, "..."],
+    left: Float[Tensor, "_ _"],
+    right: Float[Tensor, "_ _"],
     bias: Float[Tensor, " outputs"] | None = None,
     *,
     left_across: bool = False,
