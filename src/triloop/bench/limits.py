@@ -120,7 +120,7 @@ def _plain_products(x: Tensor, width: int) -> list[Callable[[], object]]:
     ways: list[Callable[[], object]] = [lambda: torch.mm(x, weight.t(), out=out)]
     if panels.usable(x, weight):
         laid_out = panels.lay_out(weight, panels.room(*weight.shape))
-        ways.append(panels.prepared(x, laid_out, None, out))
+        ways += [panels.prepared(x, laid_out, None, out), lambda: panels.multiply(x, weight, right_across=True)]
     return ways
 
 

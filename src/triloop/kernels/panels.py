@@ -1,4 +1,5 @@
-"""Products with fp32 weights that are laid out once and then read from front to back (``csrc/matmul.inc``).
+"""Products in fp32: with weights that are laid out once and then read from front to back (``csrc/matmul.inc``), and of
+matrices as they stand (``csrc/product.inc``).
 
 A library's product lays the weights out anew in every call. For the few hundred rows of a decoding step that costs up to a
 third of it, for four or eight rows more than the product itself. Every number of the answer is one chain of multiply-adds
@@ -18,7 +19,7 @@ from triloop.kernels import native
 from triloop.kernels.calls import Call, Count
 from triloop.kernels.train import product_type
 
-__all__ = ["Known", "Product", "lay_out", "prepared", "room", "tally", "usable"]
+__all__ = ["Known", "Product", "lay_out", "multiply", "prepared", "room", "tally", "usable"]
 
 WIDEST = 32
 """Outputs of a panel, at most."""
@@ -70,11 +71,28 @@ def tally() -> tuple[int, float]:
     return 2 * pairs, nanoseconds / 1e9
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
-    outputs, inputs = weight.shape[::-1] if transposed else weight.shape
-    panels = lay_out(weight.contiguous(), room(outputs, inputs), transposed=transposed)
-    out = x.new_empty(len(x), outputs)
-    prepared(x.contiguous(), panels, None if bias is None else bias.contiguous(), out)()
+def multiply(
+    left: Float[Tensor, "_ _"],
+    right: Float[Tensor, "_ _"],
+    bias: Float[Tensor, " outputs"] | None = None,
+    *,
+    left_across: bool = False,
+    right_across: bool = False,
+) -> Float[Tensor, "rows outputs"]:
+    """left [rows, terms] times right [terms, outputs], plus bias; ``across``: its transpose is what is given.
+
+    Nothing is laid out for later (``csrc/product.inc``); the bits are those of ``prepared``, for any number of threads.
+    """
+    left, right = left.contiguous(), right.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    rows, terms = left.shape[::-1] if left_across else left.shape
+    inputs, outputs = right.shape[::-1] if right_across else right.shape
+    assert terms == inputs, f"{rows} rows of {terms} terms cannot multiply {inputs} rows of {outputs}"
+    assert bias is None or len(bias) == outputs
+    out, p = left.new_empty(rows, outputs), native.pointer
+    native.function("product", "ppppiiiiii")(
+        p(left), p(right), p(bias), p(out), rows, terms, outputs, left_across, right_across, torch.get_num_threads()
+    )
     return out
 
 
@@ -84,7 +102,7 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return multiply(x, weight, bias, right_across=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,7 +126,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Te
     x, weight = ctx.saved_tensors
     to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
     return (
-        _product(grad, weight, None, transposed=True) if to_x else None,
-        grad.t() @ x if to_weight else None,
+        multiply(grad, weight) if to_x else None,
+        multiply(grad, x, left_across=True) if to_weight else None,
         grad.sum(0) if to_bias else None,
     )
