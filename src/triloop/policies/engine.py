@@ -152,16 +152,17 @@ class _Rows:
         self.before = np.zeros(rows, np.int64)  # tokens drawn in earlier turns
         self.left = np.zeros(rows, np.int64)  # most tokens of this turn
         self.position = np.zeros(rows, np.int64)  # where the next token goes
-        self.tokens = np.zeros((rows, limit), np.int64)
-        self.logps = np.zeros((rows, limit), np.float32)
-        self.uniform = np.zeros((rows, limit), np.float32)
+        # Rows are columns of these: what a step writes lies together.
+        self.tokens = np.zeros((limit, rows), np.int64)
+        self.logps = np.zeros((limit, rows), np.float32)
+        self.uniform = np.zeros((limit, rows), np.float32)
 
     def __len__(self) -> int:
         return len(self.live)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         for name, numbers in vars(self).items():
-            setattr(self, name, numbers[rows])
+            setattr(self, name, numbers[..., rows])
 
 
 class _Generation:
@@ -231,7 +232,7 @@ class _Generation:
         lengths = np.array([len(p) for p in prompts])
         before = np.array([self.results[n].drawn for n in numbers])
         rows.request[taken] = numbers
-        rows.uniform[taken] = rng.uniforms(keys, 0, self.sampling.max_tokens)
+        rows.uniform[:, taken] = rng.uniforms(keys, 0, self.sampling.max_tokens).T
         rows.live[taken] = True
         rows.count[taken] = 0
         rows.before[taken] = before
@@ -247,12 +248,12 @@ class _Generation:
         """
         rows, every, last = self.rows, np.arange(len(self.rows)), self.sampling.max_tokens - 1
         at = np.minimum(rows.count, last)
-        uniform = torch.from_numpy(rows.uniform[every, np.minimum(rows.before + at, last)])
+        uniform = torch.from_numpy(rows.uniform[np.minimum(rows.before + at, last), every])
         drawn, logp = draw(self.logits, uniform.to(self.logits.device), self.sampling, self._allowed())
         drawn = drawn.cpu()
         token = drawn.numpy()
-        rows.tokens[every, at] = token
-        rows.logps[every, at] = logp.cpu().numpy()
+        rows.tokens[at, every] = token
+        rows.logps[at, every] = logp.cpu().numpy()
         rows.count += rows.live
         stopped = rows.live & (self.reader.ends_at[token] | self._stopped(token))
         done = np.flatnonzero(stopped | (rows.live & (rows.count >= rows.left)))
@@ -271,7 +272,7 @@ class _Generation:
         return hit
 
     def _turn(self, row: int) -> list[int]:
-        turn: list[int] = self.rows.tokens[row, : self.rows.count[row]].tolist()
+        turn: list[int] = self.rows.tokens[: self.rows.count[row], row].tolist()
         return turn
 
     def _allowed(self) -> Bool[Tensor, "#rows vocab"] | None:
@@ -299,7 +300,7 @@ class _Generation:
         turns, texts = [self._turn(row) for row in index.tolist()], [""] * len(numbers)
         if self.hooks.respond is not None:
             texts = self.reader.read([(*self.requests[n].prompt, *self.results[n].tokens) for n in numbers], turns)
-        for number, turn, logps, text in zip(numbers, turns, rows.logps[index].tolist(), texts, strict=True):
+        for number, turn, logps, text in zip(numbers, turns, rows.logps.T[index].tolist(), texts, strict=True):
             self.results[number].add(turn, logps[: len(turn)], own=True)
             self.results[number].text += text
         rows.live[index] = False

@@ -19,7 +19,7 @@ Copies = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Regrouped:
-    """What a step has to do."""
+    """What a step has to do, until the next one."""
 
     parted: Copies
     """Rows whose readers drew different tokens."""
@@ -36,6 +36,9 @@ class Homes:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.of = torch.full((rows,), -1, dtype=torch.long)
+        room, self._sizes = torch.empty(8, rows, dtype=torch.long), torch.empty(3, dtype=torch.long)
+        self._found = room[:4].unbind()
+        self._into = [native.pointer(x) for x in (*self._found, self._sizes, room[4:])]
 
     def free(self) -> Int[Tensor, " free"]:
         """Cache rows that nobody reads, lowest first: the rows in use stay close together."""
@@ -65,13 +68,10 @@ class Homes:
         return self._plain(tokens.tolist(), positions.tolist())
 
     def _compiled(self, tokens: Tensor, positions: Tensor) -> Regrouped:
-        out = torch.empty(8, self.rows, dtype=torch.long)
-        sizes = torch.empty(3, dtype=torch.long)
-        pieces = [self.of, tokens, positions, *out[:4].unbind(), sizes, out[4:]]
-        addresses = [native.pointer(x) for x in pieces]
-        native.function("regroup", "pppppppppii")(*addresses, len(self.of), self.rows)
-        parts, copies, count = sizes.tolist()
-        token, position, into, source = out[:4].unbind()
+        given = map(native.pointer, (self.of, tokens, positions))
+        native.function("regroup", "pppppppppii")(*given, *self._into, len(self.of), self.rows)
+        parts, copies, count = self._sizes.tolist()
+        token, position, into, source = self._found
         parted, moved = (into[:parts], source[:parts]), (into[parts:copies], source[parts:copies])
         return Regrouped(parted, moved, token[:count], position[:count])
 
