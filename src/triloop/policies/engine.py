@@ -255,7 +255,9 @@ class _Generation:
         rows.tokens[at, every] = token
         rows.logps[at, every] = logp.cpu().numpy()
         rows.count += rows.live
-        stopped = rows.live & (self.reader.ends_at[token] | self._stopped(token))
+        stopped = rows.live & self.reader.ends_at[token]
+        if self.sampling.stop:
+            stopped |= self._stopped(token)
         done = np.flatnonzero(stopped | (rows.live & (rows.count >= rows.left)))
         if len(done):
             self._retire(done, stopped[done].tolist())
