@@ -21,12 +21,11 @@ def key(*parts: int | str) -> int:
 
     Parts are tagged and length-prefixed: ``key("a", "b") != key("ab")`` and ``key(1) != key("1")``.
     """
-    h = hashlib.blake2b(digest_size=8)
+    path = b""
     for part in parts:
         raw = str(part).encode()
-        tag = b"s" if isinstance(part, str) else b"i"
-        h.update(tag + len(raw).to_bytes(4, "little") + raw)
-    return int.from_bytes(h.digest(), "little")
+        path += (b"s" if isinstance(part, str) else b"i") + len(raw).to_bytes(4, "little") + raw
+    return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little")
 
 
 def generator(*parts: int | str) -> np.random.Generator:

@@ -55,7 +55,9 @@ def template_share(texts: Sequence[str]) -> float:
     """Share of texts that are the commonest one once numbers and capitalised words are masked; NaN for no text."""
     if not texts:
         return math.nan
-    masked = Counter(" ".join(_NAME.sub("@", _DIGITS.sub("#", text)).split()) for text in texts)
+    masked = Counter[str]()
+    for text, count in Counter(texts).items():
+        masked[" ".join(_NAME.sub("@", _DIGITS.sub("#", text)).split())] += count
     return masked.most_common(1)[0][1] / len(texts)
 
 

@@ -44,6 +44,8 @@ _LARGEST = 1e12
 def number(metrics: Metrics, name: str) -> float | None:
     """A metric as a finite float, or None when it is absent or is none."""
     value: object = metrics.get(name)  # from a stored run: anything that JSON can hold
+    if type(value) is float and -_LARGEST <= value <= _LARGEST:
+        return value  # nearly always, and guards read all rounds so far in every round
     if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return float(min(_LARGEST, max(-_LARGEST, value)))

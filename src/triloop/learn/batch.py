@@ -139,9 +139,10 @@ class Batch:
         picked = list(index)
         tokens = [self.tokens[i] for i in picked]
         time = max((len(row) for row in tokens), default=0)
+        which = torch.tensor(picked, dtype=torch.long)  # once: a list becomes a tensor whenever it is an index
 
         def cut(x: Tensor) -> Tensor:
-            return x[picked, :time]
+            return x[which, :time]
 
         def maybe(x: Tensor | None) -> Tensor | None:
             return None if x is None else cut(x)
@@ -152,9 +153,9 @@ class Batch:
             mask=cut(self.mask),
             advantage=cut(self.advantage),
             logp_old=cut(self.logp_old),
-            reward=self.reward[picked],
-            positive=self.positive[picked],
-            success=self.success[picked],
+            reward=self.reward[which],
+            positive=self.positive[which],
+            success=self.success[which],
             denominators=self.denominators,
             episode=[self.episode[i] for i in picked],
             logp_ref=maybe(self.logp_ref),
@@ -219,6 +220,8 @@ def minibatches(batch: AnyBatch, n: int, order: Sequence[int] | None = None) -> 
     they stand). Each part's denominators are an equal share of the whole's, so that the mean of the parts' gradients is
     the gradient of the whole, however the units fall.
     """
+    if n <= 1 and order is None:
+        return [batch]
     units = batch.units()
     order = range(len(units)) if order is None else order
     if sorted(order) != list(range(len(units))):

@@ -65,10 +65,11 @@ class Answers:
 
     def take(self, wanted: Tensor) -> Int[Tensor, " rows"]:
         """Slots for the rows where ``wanted`` is true; NONE for the others, and when there is no room left."""
-        number = wanted.long().cumsum(0) + (self._used - 1)
-        slots = torch.where(wanted & (number < self.capacity), number, NONE)
-        self._used = min(self.capacity, self._used + int(wanted.sum()))
-        return slots
+        rows = np.flatnonzero(wanted.numpy())[: self.capacity - self._used]
+        slots = np.full(len(wanted), NONE)
+        slots[rows] = np.arange(self._used, self._used + len(rows))
+        self._used += len(rows)
+        return torch.from_numpy(slots)
 
     def lines(self, index: int, name: Projection, slots: Int[Tensor, " n"]) -> Float[Tensor, "n out"] | None:
         """The memory of these slots of ``take``, to be written there at once; None unless all rows got one."""

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from triloop import rng
@@ -133,32 +134,35 @@ def generate(
         if hooks.interrupted():
             run.abandon()
             break
+    if hooks.respond is None:  # no turn was read as it ended: all at once is faster
+        texts = run.reader.read([r.prompt for r in requests], [g.tokens for g in run.results])
+        for result, text in zip(run.results, texts, strict=True):
+            result.text = text
     return run.results
 
 
 class _Rows:
-    """The rows in flight: who sits where and what they have drawn. All tensors lie on the processor."""
+    """The rows in flight: who sits where and what they have drawn. Arrays: of this size, tensors take several times as
+    long."""
 
     def __init__(self, rows: int, limit: int) -> None:
-        self.request = [-1] * rows
-        self.live = torch.zeros(rows, dtype=torch.bool)
-        self.count = torch.zeros(rows, dtype=torch.long)  # tokens drawn in this turn
-        self.before = torch.zeros(rows, dtype=torch.long)  # tokens drawn in earlier turns
-        self.left = torch.zeros(rows, dtype=torch.long)  # most tokens of this turn
-        self.position = torch.zeros(rows, dtype=torch.long)  # where the next token goes
-        self.tokens = torch.zeros(rows, limit, dtype=torch.long)
-        self.logps = torch.zeros(rows, limit)
-        self.uniform = torch.zeros(rows, limit)
-        self.every = torch.arange(rows)
+        self.request = np.full(rows, -1)
+        self.live = np.zeros(rows, np.bool_)
+        self.count = np.zeros(rows, np.int64)  # tokens drawn in this turn
+        self.before = np.zeros(rows, np.int64)  # tokens drawn in earlier turns
+        self.left = np.zeros(rows, np.int64)  # most tokens of this turn
+        self.position = np.zeros(rows, np.int64)  # where the next token goes
+        # Rows are columns of these: what a step writes lies together.
+        self.tokens = np.zeros((limit, rows), np.int64)
+        self.logps = np.zeros((limit, rows), np.float32)
+        self.uniform = np.zeros((limit, rows), np.float32)
 
     def __len__(self) -> int:
-        return len(self.request)
+        return len(self.live)
 
-    def keep(self, rows: Tensor) -> None:
-        self.request = [self.request[r] for r in rows.tolist()]
-        for name in ("live", "count", "before", "left", "position", "tokens", "logps", "uniform"):
-            setattr(self, name, getattr(self, name).index_select(0, rows))
-        self.every = self.every[: len(rows)]
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        for name, numbers in vars(self).items():
+            setattr(self, name, numbers[..., rows])
 
 
 class _Generation:
@@ -187,19 +191,20 @@ class _Generation:
 
     def refill(self) -> None:
         """Give free rows to waiting requests; drop free rows when nobody waits and they are many."""
-        rows, live = self.rows, int(self.rows.live.sum())
+        rows, live = self.rows, int(np.count_nonzero(self.rows.live))
         free = len(rows) - live
         if live == 0:
             self._open()
         elif self.queue and self.stepper.refills:
             # A few at a time: each admission is a forward pass of its own.
             if free >= max(1, len(rows) // 8) and self._need(*self.queue[0]) <= self.length:
-                self._admit(torch.nonzero(~rows.live)[:, 0].tolist())
+                self._admit(np.flatnonzero(~rows.live))
         elif free > len(rows) // 4:
-            kept = torch.nonzero(rows.live)[:, 0]
-            self.stepper.keep(kept)
+            kept = np.flatnonzero(rows.live)
+            index = torch.from_numpy(kept)
+            self.stepper.keep(index)
             rows.keep(kept)
-            self.logits = self.logits.index_select(0, kept.to(self.logits.device))
+            self.logits = self.logits.index_select(0, index.to(self.logits.device))
 
     def _need(self, number: int, prompt: tuple[int, ...]) -> int:
         """Positions that the rest of this episode may take."""
@@ -210,32 +215,29 @@ class _Generation:
         count = self.stepper.open(min(self.sampling.slots, len(self.queue)), self.length)
         self.rows = _Rows(count, self.sampling.max_tokens)
         self.logits = self.logits[:0]
-        self._admit(list(range(count)))
+        self._admit(np.arange(count))
 
-    def _admit(self, free: list[int]) -> None:
-        rows, taken, numbers, prompts = self.rows, [], [], []
-        for row in free:
-            # Observations can make an episode outgrow the open cache; it waits for the next one.
-            if not self.queue or self._need(*self.queue[0]) > self.length:
-                break
-            number, prompt = self.queue.popleft()
-            taken.append(row)
-            numbers.append(number)
-            prompts.append(prompt)
-            rows.request[row] = number
-        fresh = self.stepper.admit(prompts, taken).float()
-        index = torch.tensor(taken)
+    def _admit(self, free: NDArray[np.int64]) -> None:
+        rows, waiting = self.rows, list[tuple[int, tuple[int, ...]]]()
+        # Observations can make an episode outgrow the open cache; it waits for the next one.
+        while len(waiting) < len(free) and self.queue and self._need(*self.queue[0]) <= self.length:
+            waiting.append(self.queue.popleft())
+        numbers, prompts = zip(*waiting, strict=True)
+        taken = free[: len(waiting)]
+        fresh = self.stepper.admit(prompts, taken.tolist()).float()
         if len(self.logits) == 0:
             self.logits = fresh.new_zeros(len(rows), fresh.shape[1])
-        self.logits[index.to(fresh.device)] = fresh
+        self.logits[torch.from_numpy(taken).to(fresh.device)] = fresh
         keys = np.array([self.requests[n].key for n in numbers], dtype=np.uint64)
-        rows.uniform[index] = torch.from_numpy(rng.uniforms(keys, 0, self.sampling.max_tokens)).float()
-        lengths = torch.tensor([len(p) for p in prompts])
-        rows.live[index] = True
-        rows.count[index] = 0
-        rows.before[index] = torch.tensor([self.results[n].drawn for n in numbers])
-        rows.left[index] = torch.tensor([self._need(*x) for x in zip(numbers, prompts, strict=True)]) - lengths
-        rows.position[index] = lengths
+        lengths = np.array([len(p) for p in prompts])
+        before = np.array([self.results[n].drawn for n in numbers])
+        rows.request[taken] = numbers
+        rows.uniform[:, taken] = rng.uniforms(keys, 0, self.sampling.max_tokens).T
+        rows.live[taken] = True
+        rows.count[taken] = 0
+        rows.before[taken] = before
+        rows.left[taken] = np.minimum(lengths + self.sampling.max_tokens - before, self.max_positions) - lengths
+        rows.position[taken] = lengths
 
     # ------------------------------------------------------------------ one token
 
@@ -244,35 +246,35 @@ class _Generation:
 
         Free rows go along: their tokens were collected, and nobody reads what they draw.
         """
-        rows = self.rows
-        at = rows.count.clamp(max=self.sampling.max_tokens - 1)
-        place = (rows.before + at).clamp_(max=self.sampling.max_tokens - 1)
-        uniform = rows.uniform.gather(1, place[:, None])[:, 0].to(self.logits.device)
-        drawn, logp = draw(self.logits, uniform, self.sampling, self._allowed())
-        token = drawn.cpu()
-        rows.tokens[rows.every, at] = token
-        rows.logps[rows.every, at] = logp.cpu()
+        rows, every, last = self.rows, np.arange(len(self.rows)), self.sampling.max_tokens - 1
+        at = np.minimum(rows.count, last)
+        uniform = torch.from_numpy(rows.uniform[np.minimum(rows.before + at, last), every])
+        drawn, logp = draw(self.logits, uniform.to(self.logits.device), self.sampling, self._allowed())
+        drawn = drawn.cpu()
+        token = drawn.numpy()
+        rows.tokens[at, every] = token
+        rows.logps[at, every] = logp.cpu().numpy()
         rows.count += rows.live
-        stopped = rows.live & (self.reader.ends_at[token] | self._stopped(token))
-        done = torch.nonzero(stopped | (rows.live & (rows.count >= rows.left)))[:, 0]
+        stopped = rows.live & self.reader.ends_at[token]
+        if self.sampling.stop:
+            stopped |= self._stopped(token)
+        done = np.flatnonzero(stopped | (rows.live & (rows.count >= rows.left)))
         if len(done):
             self._retire(done, stopped[done].tolist())
-        live = rows.live
-        if bool(live.any()):
-            position = rows.position * live
-            self.logits = self.stepper.step(token, position, int(position.max()) + 1)
-            rows.position += live
+        if rows.live.any():
+            position = rows.position * rows.live
+            self.logits = self.stepper.step(drawn, torch.from_numpy(position), int(position.max()) + 1)
+            rows.position += rows.live
 
-    def _stopped(self, token: Tensor) -> Tensor:
+    def _stopped(self, token: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Rows whose text has just reached a stop sequence."""
         hit = self.rows.live & self.reader.stops_at[token]
-        if self.sampling.stop:
-            for row in torch.nonzero(hit)[:, 0].tolist():
-                hit[row] = self.reader.stopped(self._turn(row))
+        for row in np.flatnonzero(hit).tolist():
+            hit[row] = self.reader.stopped(self._turn(row))
         return hit
 
     def _turn(self, row: int) -> list[int]:
-        turn: list[int] = self.rows.tokens[row, : int(self.rows.count[row])].tolist()
+        turn: list[int] = self.rows.tokens[: self.rows.count[row], row].tolist()
         return turn
 
     def _allowed(self) -> Bool[Tensor, "#rows vocab"] | None:
@@ -280,33 +282,33 @@ class _Generation:
         if self.allowed is None or self.hooks.logit_mask is None:
             return None if self.allowed is None else self.allowed.to(self.logits.device)
         allowed = self.allowed.repeat(len(self.rows), 1)
-        for row in torch.nonzero(self.rows.live)[:, 0].tolist():
-            turn = self._turn(row)
-            allowed[row] &= self.hooks.logit_mask(self.rows.request[row], turn).cpu()
+        for row in np.flatnonzero(self.rows.live).tolist():
+            number, turn = int(self.rows.request[row]), self._turn(row)
+            allowed[row] &= self.hooks.logit_mask(number, turn).cpu()
             if not bool(allowed[row].any()):
                 raise WorkError(
-                    f"the logit mask allows request {self.rows.request[row]} no token after {len(turn)}; let it allow at "
-                    "least the end-of-sequence token"
+                    f"the logit mask allows request {number} no token after {len(turn)}; let it allow at least the "
+                    "end-of-sequence token"
                 )
         return allowed.to(self.logits.device)
 
     # ------------------------------------------------------------------ who is done
 
-    def _collect(self, index: Tensor) -> list[tuple[int, str]]:
-        """Move what these rows have drawn into their requests' results; the requests and the text of their turns."""
+    def _collect(self, index: NDArray[np.int64]) -> list[tuple[int, str]]:
+        """Move what these rows have drawn into their requests' results; the requests, and the text of their turns where
+        somebody responds to it."""
         rows = self.rows
-        numbers = [rows.request[r] for r in index.tolist()]
-        counts = rows.count[index].tolist()
-        turns = [t[:n] for t, n in zip(rows.tokens[index].tolist(), counts, strict=True)]
-        logps = [p[:n] for p, n in zip(rows.logps[index].tolist(), counts, strict=True)]
-        texts = self.reader.read([self.requests[n].prompt + tuple(self.results[n].tokens) for n in numbers], turns)
-        for number, turn, logp, text in zip(numbers, turns, logps, texts, strict=True):
-            self.results[number].add(turn, logp, own=True)
+        numbers: list[int] = rows.request[index].tolist()
+        turns, texts = [self._turn(row) for row in index.tolist()], [""] * len(numbers)
+        if self.hooks.respond is not None:
+            texts = self.reader.read([(*self.requests[n].prompt, *self.results[n].tokens) for n in numbers], turns)
+        for number, turn, logps, text in zip(numbers, turns, rows.logps.T[index].tolist(), texts, strict=True):
+            self.results[number].add(turn, logps[: len(turn)], own=True)
             self.results[number].text += text
         rows.live[index] = False
         return list(zip(numbers, texts, strict=True))
 
-    def _retire(self, index: Tensor, stopped: list[bool]) -> None:
+    def _retire(self, index: NDArray[np.int64], stopped: list[bool]) -> None:
         for (number, text), stop in zip(self._collect(index), stopped, strict=True):
             result = self.results[number]
             result.finish = "stop" if stop else "length"
@@ -322,7 +324,7 @@ class _Generation:
 
     def abandon(self) -> None:
         """Collect what is in flight and forget who waits."""
-        numbers = [n for n, _ in self._collect(torch.nonzero(self.rows.live)[:, 0])]
+        numbers = [n for n, _ in self._collect(np.flatnonzero(self.rows.live))]
         for number in (*numbers, *(n for n, _ in self.queue)):
             self.results[number].finish = "interrupted"
         self.queue.clear()

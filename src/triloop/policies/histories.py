@@ -23,6 +23,9 @@ class Histories:
         self.answers = answers
         self._read = np.full((2, rows, length), NONE)  # tokens and slots
         self._count = np.zeros(rows, np.int64)
+        self._steps: list[
+            tuple[NDArray[np.int64], ...]
+        ] = []  # not in these yet: many at once cost little more than one
 
     def start(
         self,
@@ -46,18 +49,14 @@ class Histories:
     def append(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], slots: Int[Tensor, " rows"]
     ) -> None:
-        """Every row reads a token; one at position 0 is done."""
-        at = positions.numpy()
-        self._tell(np.nonzero(at == 0)[0])
-        live = np.nonzero(at)[0]
-        self._read[0, live, at[live]] = tokens.numpy()[live]
-        self._read[1, live, at[live]] = slots.numpy()[live]
-        self._count[live] = at[live] + 1
+        """Every row reads a token; one at position 0 is done. The tensors are kept."""
+        self._steps.append((tokens.numpy(), positions.numpy(), slots.numpy()))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Forget every row but these."""
-        kept = rows.numpy()
-        self._tell(np.setdiff1d(np.arange(len(self._count)), kept))
+        kept, gone = rows.numpy(), np.ones(len(self._count), np.bool_)
+        gone[kept] = False
+        self._tell(np.flatnonzero(gone))
         self._read, self._count = self._read[:, kept], self._count[kept]
 
     def end(self) -> None:
@@ -65,6 +64,13 @@ class Histories:
         self._tell(np.arange(len(self._count)))
 
     def _tell(self, done: NDArray[np.int64]) -> None:
+        if self._steps:
+            tokens, positions, slots = map(np.stack, zip(*self._steps, strict=True))
+            step, row = np.nonzero(positions)
+            at = positions[step, row]
+            self._read[:, row, at] = tokens[step, row], slots[step, row]
+            self._count[row] = at + 1  # the last step's stays
+            self._steps.clear()
         done = done[self._count[done] > 0]
         if len(done):
             tokens, slots = self._read[:, done]  # copies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -125,14 +126,14 @@ class Learner:
         counts = np.array([len(tokens) for _, tokens in rows])
         behind = np.cumsum([len(s) for s in sequences]) - np.cumsum(counts)
         pick = np.arange(counts.sum()) + np.repeat(behind, counts)
-        flat = [t for _, tokens in rows for t in tokens]
-        if flat and not 0 <= min(flat) <= max(flat) < self.network.vocab_size:
+        flat = np.fromiter(chain.from_iterable(tokens for _, tokens in rows), np.int64, counts.sum())
+        if len(flat) and not 0 <= flat.min() <= flat.max() < self.network.vocab_size:
             raise ConfigError(
-                f"a completion has token {min(flat) if min(flat) < 0 else max(flat)}, but the policy knows tokens 0 to "
+                f"a completion has token {flat.min() if flat.min() < 0 else flat.max()}, but the policy knows tokens 0 to "
                 f"{self.network.vocab_size - 1}; was it encoded with another tokenizer?"
             )
-        targets = torch.tensor(flat, device=hidden.device)
-        return hidden.index_select(0, torch.from_numpy(pick).to(hidden.device)), targets
+        which, targets = (torch.from_numpy(x).to(hidden.device) for x in (pick, flat))
+        return hidden.index_select(0, which), targets
 
     def _statistics(
         self, rows: Sequence[Row], temperature: float, *, entropy: bool

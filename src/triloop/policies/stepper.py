@@ -73,7 +73,7 @@ class NativeStepper:
         logits = self.decoding.decode(todo.tokens, todo.positions, span)
         read = torch.from_numpy(self.homes.of.clip(min=0))
         if self._histories is not None:
-            self._histories.append(tokens, positions, self.decoding.kept[read])
+            self._histories.append(tokens, positions, self.decoding.kept.index_select(0, read))
         return logits.index_select(0, read.to(logits.device)).float()
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
+import numpy as np
 
 from triloop.nn.stops import StopMatcher
 from triloop.nn.tokenizer import Tokenizer
@@ -23,9 +21,9 @@ class TurnReader:
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._stops = StopMatcher(tokenizer, stop, vocab_size=vocab_size)
-        self.stops_at: Bool[Tensor, " vocab"] = torch.from_numpy(self._stops.candidates)
+        self.stops_at = self._stops.candidates
         """Tokens that may complete a stop sequence; ask ``stopped`` for those only."""
-        self.ends_at: Bool[Tensor, " vocab"] = torch.zeros(len(self.stops_at), dtype=torch.bool)
+        self.ends_at = np.zeros_like(self.stops_at)
         """End-of-sequence tokens."""
         self.ends_at[[i for i in tokenizer.eos_ids if i < len(self.ends_at)]] = True
 
@@ -35,11 +33,13 @@ class TurnReader:
 
     def read(self, before: Sequence[Sequence[int]], turns: Sequence[Sequence[int]]) -> list[str]:
         """Text of each turn as it goes on from the tokens ``before`` it, cut before a stop sequence."""
-        heads = [list(b[-_CONTEXT:]) for b in before]
-        wholes = [[*h, *t] for h, t in zip(heads, turns, strict=True)]
-        decoded = self._tokenizer.decode_batch([*heads, *wholes])
+        heads = [tuple(b[-_CONTEXT:]) for b in before]
+        wholes = [(*h, *t) for h, t in zip(heads, turns, strict=True)]
+        distinct = dict.fromkeys([*heads, *wholes])
+        decoded = dict(zip(distinct, self._tokenizer.decode_batch(list(distinct)), strict=True))
         texts = []
-        for head, whole, turn in zip(decoded[: len(heads)], decoded[len(heads) :], turns, strict=True):
-            text = whole[len(head) :] if whole.startswith(head) else self._tokenizer.decode(turn)
+        for head, whole, turn in zip(heads, wholes, turns, strict=True):
+            known, text = decoded[head], decoded[whole]
+            text = text[len(known) :] if text.startswith(known) else self._tokenizer.decode(turn)
             texts.append(self._stops.cut(text))
         return texts

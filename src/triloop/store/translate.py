@@ -158,7 +158,8 @@ def episode_rows(episodes: Iterable[Episode], purpose: str = "train") -> list[Ro
             payload={"reward": episode.reward, "purpose": purpose},
             parents=(completion.id, *(row.id for row in judged)),
         )
-        rows.update((row.id, row) for row in (completion_row(completion, purpose), *judged, reward))
+        for row in (completion_row(completion, purpose), *judged, reward):
+            rows[row.id] = row
     return list(rows.values())
 
 
