@@ -69,13 +69,13 @@ class KernelDecoding:
         self._answers: Answers | None = None
         self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
         self._pages = Pages(0, 0)
-        self._cache: tuple[Tensor, ...] = ()  # keys and values, each [layers, pages, numbers of a page]
-        self._cache_lies: tuple[int, ...] = ()  # the addresses that steps are made for
+        self._cache: list[tuple[Tensor, ...]] = []  # keys, and values, of each layer [pages, numbers of a page]
+        self._cache_lies = torch.empty(0)  # [2, layers] the addresses that steps are made for
         self._panels: dict[int, Tensor] = {}
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
         self._write = native.function("cache_write" + self._t, "pppppppfppiiiiii")
-        self._copy = native.function("cache_copy" + self._t, "pppiiiii")
+        self._copy = native.function("cache_copy" + self._t, "pppiiii")
 
     # ------------------------------------------------------------------ memory
 
@@ -113,8 +113,8 @@ class KernelDecoding:
         if sum(p.nbytes for p in self._panels.values()) > KEPT:
             for p in self._panels.values():
                 native.let_go(p)
-        if sum(c.nbytes for c in self._cache) > KEPT:
-            self._cache = ()  # a learner's tensors take their place, and they the place of those
+        if sum(c.nbytes for kind in self._cache for c in kind) > KEPT:
+            self._cache = []  # a learner's tensors take their place, and they the place of those
 
     def _forget_steps(self) -> None:
         self._steps, self._programs = {}, {}
@@ -153,7 +153,7 @@ class KernelDecoding:
         d, c = self.decoder, self.decoder.config
         kind = d.dtype
         self._room, self.length, self._threads = rows, length, torch.get_num_threads()
-        self._cache, self._pages = (), Pages(rows, length)
+        self._cache, self._pages = [], Pages(rows, length)
         self._cos, self._sin = d.turns(length)
         wide = _up(rows, 4)
         self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
@@ -176,9 +176,11 @@ class KernelDecoding:
     def _allocate_cache(self) -> None:
         c, kind = self.decoder.config, self.decoder.dtype
         numbers = [c.num_kv_heads * PAGE * depth for depth in (c.head_dim, _up(c.head_dim))]
-        self._cache = tuple(torch.empty(c.num_layers, self._pages.total, n, dtype=kind) for n in numbers)
-        lies = tuple(t.data_ptr() for t in self._cache)
-        if lies != self._cache_lies:  # often it lies where it was, and the calls are still right
+        self._cache = [
+            tuple(torch.empty(self._pages.total, n, dtype=kind) for _ in range(c.num_layers)) for n in numbers
+        ]
+        lies = torch.tensor([[x.data_ptr() for x in k] for k in self._cache])
+        if not torch.equal(lies, self._cache_lies):  # often it lies where it was, and the calls are still right
             self._cache_lies = lies
             self._forget_steps()
 
@@ -234,8 +236,9 @@ class KernelDecoding:
 
     def arrange(self, sources: Tensor, lengths: Tensor) -> None:
         into, old = map(torch.from_numpy, self._pages.arrange(sources.numpy(), lengths.numpy()))
-        for memory in self._cache if len(into) else ():
-            self._copy(*map(native.pointer, (into, old, memory)), len(into), *memory.shape, self._threads)
+        for memory, lies in zip(self._cache if len(into) else (), self._cache_lies, strict=False):
+            sizes = (len(into), len(memory), memory[0].shape[1], self._threads)
+            self._copy(*map(native.pointer, (into, old, lies)), *sizes)
 
     # ------------------------------------------------------------------ a step
 
