@@ -7,15 +7,15 @@ import random
 import numpy as np
 import pytest
 
-from triloop.nn.pages import PAGE, Pages
+from triloop.nn.pages import Pages
 
 
 class Book:
     """A cache that remembers which number was written where, and what each row should read."""
 
-    def __init__(self, rows: int, length: int) -> None:
-        self.pages = Pages(rows, length)
-        self.memory = np.full((self.pages.total, PAGE), -1)
+    def __init__(self, rows: int, length: int, size: int) -> None:
+        self.pages = Pages(rows, length, size)
+        self.memory = np.full((self.pages.total, size), -1)
         self.rows: dict[int, list[int]] = {}
 
     def start(self, fresh: dict[int, list[int]]) -> None:
@@ -42,15 +42,16 @@ class Book:
     def check(self, free: set[int]) -> None:
         for row, numbers in self.rows.items():
             if row not in free:
-                table = self.pages.table[row].numpy()
-                assert [int(self.memory[table[at // PAGE], at % PAGE]) for at in range(len(numbers))] == numbers
+                table, size = self.pages.table[row].numpy(), self.pages.size
+                assert [int(self.memory[table[at // size], at % size]) for at in range(len(numbers))] == numbers
 
     def _write(self, row: int, at: int, number: int) -> None:
-        self.memory[int(self.pages.table[row, at // PAGE]), at % PAGE] = number
+        size = self.pages.size
+        self.memory[int(self.pages.table[row, at // size]), at % size] = number
 
 
 def test_worked_by_hand() -> None:
-    pages = Pages(3, 40)
+    pages = Pages(3, 40, 16)
     assert (pages.width, pages.total) == (3, 9)
     pages.start(np.array([0, 1]), np.array([17, 16]))
     assert pages.table[:2].tolist() == [[0, 1, 0], [2, 0, 0]]
@@ -66,7 +67,7 @@ def test_worked_by_hand() -> None:
 
 
 def test_a_full_page_is_never_copied() -> None:
-    pages = Pages(4, 32)
+    pages = Pages(4, 32, 16)
     pages.start(np.array([0]), np.array([16]))
     into, _ = pages.arrange(np.array([0, 0, 0, 0]), np.array([16] * 4))
     assert len(into) == 0
@@ -74,11 +75,12 @@ def test_a_full_page_is_never_copied() -> None:
     assert pages.table.tolist() == [[0, 1], [0, 2], [0, 3], [0, 4]]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_rows_read_what_they_wrote(seed: int) -> None:
+@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_read_what_they_wrote(seed: int, size: int) -> None:
     draw = random.Random(seed)
     rows, length = draw.choice([1, 2, 5, 33]), draw.choice([16, 40, 100])
-    book, counter = Book(rows, length), iter(range(10**6))
+    book, counter = Book(rows, length, size), iter(range(10**6))
     for _ in range(3):
         book.pages.clear()
         book.rows = {}

@@ -16,9 +16,12 @@ from triloop.kernels.products import OwnProduct
 from triloop.nn.answers import NONE, Answers
 from triloop.nn.decoder import Decoder, Layer, Projection, RMSNorm, multiplied
 from triloop.nn.packing import packing
-from triloop.nn.pages import PAGE, Pages
+from triloop.nn.pages import Pages
 
 __all__ = ["KernelDecoding", "projections"]
+
+DEPTH = 16
+"""What lengths and the depth of values are rounded up to (csrc/decode.inc)."""
 
 PLAIN_HEAD = 4096
 """Up to this vocabulary the output head multiplies in fp32, as the learner's does: it is a small part of a step."""
@@ -68,7 +71,7 @@ class KernelDecoding:
         self._count = ctypes.c_long()  # rows of the step at hand, which calls look up
         self._answers: Answers | None = None
         self._kept_in: Answers | None = None  # whose memory the calls of steps that keep answers write
-        self._pages = Pages(0, 0)
+        self._pages = Pages(0, 0, 1)
         self._cache: list[tuple[Tensor, ...]] = []  # keys, and values, of each layer [pages, numbers of a page]
         self._cache_lies = torch.empty(0)  # [2, layers] the addresses that steps are made for
         self._panels: dict[int, Tensor] = {}
@@ -153,7 +156,7 @@ class KernelDecoding:
         d, c = self.decoder, self.decoder.config
         kind = d.dtype
         self._room, self.length, self._threads = rows, length, torch.get_num_threads()
-        self._cache, self._pages = [], Pages(rows, length)
+        self._cache, self._pages = [], Pages(rows, length, _page_size())
         self._cos, self._sin = d.turns(length)
         wide = _up(rows, 4)
         self._token, self._position = torch.zeros(wide, dtype=torch.long), torch.zeros(wide, dtype=torch.long)
@@ -175,7 +178,7 @@ class KernelDecoding:
 
     def _allocate_cache(self) -> None:
         c, kind = self.decoder.config, self.decoder.dtype
-        numbers = [c.num_kv_heads * PAGE * depth for depth in (c.head_dim, _up(c.head_dim))]
+        numbers = [c.num_kv_heads * self._pages.size * depth for depth in (c.head_dim, _up(c.head_dim))]
         self._cache = [
             tuple(torch.empty(self._pages.total, n, dtype=kind) for _ in range(c.num_layers)) for n in numbers
         ]
@@ -361,5 +364,11 @@ def _own_product(module: object) -> OwnProduct | None:
     return module if isinstance(module, OwnProduct) else None
 
 
-def _up(number: int, to: int = PAGE) -> int:
+def _page_size() -> int:
+    size = torch.empty(1, dtype=torch.long)
+    native.function("page_size", "p")(native.pointer(size))
+    return int(size)
+
+
+def _up(number: int, to: int = DEPTH) -> int:
     return -(-number // to) * to
