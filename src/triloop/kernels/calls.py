@@ -43,7 +43,8 @@ Argument = Tensor | Place | Count | float | None
 KINDS = {"r": "p", "n": "i", "t": "i"}
 """What is special in a list of calls, and what it is to a kernel."""
 
-VALUE, ROWS, THREADS = range(3)  # csrc/calls.h
+VALUE, ROWS, THREADS = range(3)  # csrc/calls.h, as is
+MOST_ARGUMENTS = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class Call:
 
     def encoded(self) -> list[int]:
         """As ``csrc/calls.h`` reads it."""
+        assert len(self.kinds) <= MOST_ARGUMENTS
         code = [native.runner(self.name), len(self.kinds)]
         for kind, x in zip(self.kinds, self._given, strict=True):
             code += _encoded(kind, x)
