@@ -101,6 +101,7 @@ def test_it_tells_how_far_the_run_came(run_dir: Path) -> None:
     assert "from 33.2 % to 91.4 %" in text
     assert "+58.2 points" in said
     assert "512 held-out problems" in said
+    assert not re.search(r"%\s*%", said), "the unit stands once"
     for part in ("Samples", "Curves", "Guards", "Lineage", "Configuration", "Environment"):
         assert part in said
     assert "Before" in said

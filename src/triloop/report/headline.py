@@ -60,7 +60,7 @@ def _figures(view: RunView) -> str:
 
 def _big(e: Evaluation) -> str:
     text = e.told(e.value)
-    return f"{esc(text.removesuffix(' %'))}<small> %</small>" if e.is_share else esc(text)
+    return f"{esc(text.removesuffix(' %'))}<small> %</small>" if e.is_share else esc(text)
 
 
 def _gain(before: Evaluation, after: Evaluation) -> str:
