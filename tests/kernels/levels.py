@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,17 @@ import pytest
 
 from triloop.kernels import native, ternary
 
-__all__ = ["CSRC", "EMULATED", "REAL", "library_at", "library_with", "use"]
+__all__ = ["CSRC", "EMULATED", "REAL", "library_at", "library_with", "run_at", "use"]
 
 CSRC = Path(ternary.__file__).parent / "csrc"
 REAL = ("portable", "avx2", "avxvnni", "vnni", "amx", "neon")
 EMULATED = ("avxvnni", "neon", "vnni", "amx")
+
+
+def run_at(level: str, code: str) -> None:
+    """Run this in a Python whose kernels are those of TRILOOP_CPU=level, with torch and the tests' packages at hand."""
+    path = f"import sys, torch; sys.path[:0] = {[str(Path(__file__).parents[1]), *sys.path]!r}\n"
+    subprocess.run([sys.executable, "-c", path + code], env=os.environ | {"TRILOOP_CPU": level}, check=True)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL, level: str) -> None:

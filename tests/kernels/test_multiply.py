@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.levels import run_at
 from kernels.test_panels import product
 from triloop.kernels import native, panels
 from triloop.kernels.native import available
@@ -144,12 +142,11 @@ def test_gradients_are_the_same_bits_with_any_number_of_threads(tokens: int, thr
 @pytest.mark.parametrize("level", ["default", "avx2"])
 def test_every_instruction_set_agrees(level: str, tmp_path: Path) -> None:
     where = str(tmp_path / "y")
-    code = (
-        f"import sys, torch; sys.path[:0] = {[str(Path(__file__).parents[1]), *sys.path]!r}\n"
+    run_at(
+        level,
         "from kernels.test_multiply import SHAPES, all_ways, operands\n"
-        f"torch.save([all_ways(*operands(*s)) for s in SHAPES], {where!r})"
+        f"torch.save([all_ways(*operands(*s)) for s in SHAPES], {where!r})",
     )
-    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TRILOOP_CPU": level}, check=True)
     for shape, found in zip(SHAPES, torch.load(where), strict=True):
         left, right, bias = operands(*shape)
         assert all(torch.equal(found[0], f) for f in found)

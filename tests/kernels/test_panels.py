@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from kernels.levels import run_at
 from triloop.kernels import panels
 from triloop.kernels.native import available
 from triloop.nn.fused import Linear, linear
@@ -108,12 +106,11 @@ def test_what_is_not_contiguous() -> None:
 @pytest.mark.parametrize("level", ["default", "avx2"])
 def test_every_instruction_set_agrees(level: str, tmp_path: Path) -> None:
     where = str(tmp_path / "y")
-    code = (
-        f"import sys, torch; sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
-        "from test_panels import product; g = torch.Generator().manual_seed(0)\n"
-        f"torch.save(product(torch.randn(70, 300, generator=g), torch.randn(90, 300, generator=g), None), {where!r})"
+    run_at(
+        level,
+        "from kernels.test_panels import product; g = torch.Generator().manual_seed(0)\n"
+        f"torch.save(product(torch.randn(70, 300, generator=g), torch.randn(90, 300, generator=g), None), {where!r})",
     )
-    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TRILOOP_CPU": level}, check=True)
     g = torch.Generator().manual_seed(0)
     x, weight = torch.randn(70, 300, generator=g), torch.randn(90, 300, generator=g)
     torch.testing.assert_close(torch.load(where), product(x, weight, None), atol=1e-4, rtol=1e-5)

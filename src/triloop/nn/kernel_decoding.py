@@ -74,6 +74,7 @@ class KernelDecoding:
         self._cache: list[tuple[Tensor, ...]] = []  # keys, and values, of each layer [pages, numbers of a page]
         self._cache_lies = torch.empty(0)  # [2, layers] the addresses that steps are made for
         self._panels: dict[int, Tensor] = {}
+        self._small = False  # whether each thread makes a whole step for rows of its own
         self._own = any(isinstance(m, OwnProduct) for m in decoder.modules())
         self._t = native.suffix(decoder.dtype)
         self._write = native.function("cache_write" + self._t, "pppppppfppiiiiii")
@@ -102,7 +103,7 @@ class KernelDecoding:
         if self.decoder.dtype != torch.float32:
             self._copy_small()
         self._lay_out()
-        self.rows = rows
+        self.rows, self._small = rows, self._weight_bytes <= APART
 
     def keep(self, answers: Answers | None) -> bool:
         self._answers = answers if self._laid_out else None
@@ -266,7 +267,7 @@ class KernelDecoding:
             self._programs[keeps] = Program(own) if len(own) == len(calls) else None
         program = self._programs[keeps]
         if program is not None:
-            program(wide, apart=wide >= FEW and self._weight_bytes <= APART)
+            program(wide, apart=wide >= FEW and self._small)
             return
         if (wide, keeps) not in self._steps:
             self._steps[wide, keeps] = self._step(wide)

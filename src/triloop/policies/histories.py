@@ -23,9 +23,8 @@ class Histories:
         self.answers = answers
         self._read = np.full((2, rows, length), NONE)  # tokens and slots
         self._count = np.zeros(rows, np.int64)
-        self._steps: list[
-            tuple[NDArray[np.int64], ...]
-        ] = []  # not in these yet: many at once cost little more than one
+        # Steps that are not in these yet: many at once cost little more than one.
+        self._steps: list[tuple[NDArray[np.int64], ...]] = []
 
     def start(
         self,
